@@ -1,0 +1,1 @@
+"""The pipeline's stages: one folder each, run by ``python -m components NAME``."""

@@ -1,0 +1,1 @@
+"""Materialise one dataset version in the canonical layout."""

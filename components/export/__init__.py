@@ -1,0 +1,1 @@
+"""Export one variant and check its parity with PyTorch."""

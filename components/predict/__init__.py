@@ -1,0 +1,1 @@
+"""Draw a model's detections on images."""

@@ -1,0 +1,1 @@
+"""Promote a challenger to champion, or roll back."""

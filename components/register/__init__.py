@@ -1,0 +1,1 @@
+"""Register one variant as an MLflow model version."""

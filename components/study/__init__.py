@@ -1,0 +1,1 @@
+"""Accuracy and speed over image sizes, and the comparison of variants."""

@@ -1,0 +1,1 @@
+"""Train one variant with Ray Train."""

@@ -1,0 +1,1 @@
+"""Block bad data with Great Expectations."""

@@ -1,0 +1,85 @@
+"""The one definition of the pipeline. Every orchestrator is generated from this list."""
+
+from __future__ import annotations
+
+from pipelines.stage import Resources, Stage
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="dataset",
+        outputs=("data/dataset",),
+        params=("dataset",),
+        code=("components/dataset", "yolo_core/data/coco.py"),
+        image="data",
+        resources=Resources(cpu=2, memory_gib=4),
+    ),
+    Stage(
+        name="validate",
+        inputs=("data/dataset",),
+        outputs=("reports/validation",),
+        metrics=("reports/validation.json",),
+        params=("validate",),
+        code=("components/validate",),
+        image="data",
+        resources=Resources(cpu=2, memory_gib=4),
+    ),
+    Stage(
+        name="train",
+        inputs=("data/dataset", "reports/validation"),
+        outputs=("models/{variant}",),
+        metrics=("reports/train/{variant}.json",),
+        plots=("reports/train/{variant}.csv",),
+        params=("train",),
+        code=("components/train", "yolo_core/model", "yolo_core/data", "yolo_core/loss", "yolo_core/engine"),
+        image="train-cpu",
+        foreach="variants",
+        resources=Resources(cpu=2, memory_gib=8, shm_gib=2),
+    ),
+    Stage(
+        name="study",
+        inputs=("data/dataset", "models/{variant}"),
+        metrics=("reports/study/{variant}.json",),
+        params=("study",),
+        code=("components/study/study.py", "yolo_core/metrics", "yolo_core/engine/evaluate.py"),
+        image="train-cpu",
+        foreach="variants",
+        resources=Resources(cpu=2, memory_gib=4),
+    ),
+    Stage(
+        name="compare",
+        inputs=("reports/study",),
+        outputs=("reports/study.png", "reports/study.html"),
+        plots=("reports/study.csv",),
+        params=("variants", "compare"),
+        code=("components/study/compare.py",),
+        image="train-cpu",
+    ),
+    Stage(
+        name="export",
+        inputs=("data/dataset", "models/{variant}"),
+        outputs=("exports/{variant}",),
+        metrics=("reports/export/{variant}.json",),
+        params=("export",),
+        code=("components/export", "yolo_core/export"),
+        image="export",
+        foreach="variants",
+        resources=Resources(cpu=2, memory_gib=4),
+    ),
+    Stage(
+        name="register",
+        inputs=(
+            "models/{variant}",
+            "exports/{variant}",
+            "reports/validation.json",
+            "reports/train/{variant}.json",
+            "reports/study/{variant}.json",
+            "reports/export/{variant}.json",
+            "reports/study.csv",
+        ),
+        outputs=("registry/{variant}.json",),
+        params=("register",),
+        code=("components/register",),
+        image="train-cpu",
+        foreach="variants",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Datasets, letterboxing, augmentation, caches and loaders."""

@@ -1,0 +1,1 @@
+"""Training, evaluation, schedules, EMA and training checkpoints."""

@@ -1,0 +1,1 @@
+"""Exported formats and their parity check against PyTorch."""

@@ -1,0 +1,1 @@
+"""Boxes, NMS, average precision and confusion matrices."""
