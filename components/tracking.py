@@ -1,0 +1,364 @@
+"""Runs in MLflow: one parent per pipeline run, one child per stage and variant.
+
+Runs are found by tag before they are made, so a retry or a resumed stage continues its run. MLflow
+has no atomic find-or-create. With a SQLite store a file lock makes it one among the processes of
+this machine. With a server, two stages that start at the same instant may both make a parent: the
+one made first is kept, and the loser deletes its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from components.store import SQLITE, TrackingConfig, check_answers, redacted, resolve_uri
+from yolo_core.errors import UnreachableError, UsageError
+
+TAG_RUN = "pipeline.run_id"
+TAG_ROLE = "pipeline.role"  # "pipeline" on the parent, "stage" on a child
+TAG_STAGE = "pipeline.stage"
+TAG_VARIANT = "pipeline.variant"
+TAG_ORCHESTRATOR = "pipeline.orchestrator"
+TAG_ATTEMPT = "pipeline.attempt"
+TAG_CHANGED = "pipeline.changed_params"
+TAG_DATASET = "dataset.digest"
+TAG_COMMIT = "mlflow.source.git.commit"  # the key that MLflow's pages show
+TAG_PARENT = "mlflow.parentRunId"
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_FIRST_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+_BATCH_PARAMS = 100  # MLflow's limits for one log_batch call
+_BATCH_METRICS = 1000
+_DIGEST_LENGTH = 36
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """What names a run: the pipeline run's id, the stage, its variant, and where it came from."""
+
+    run_id: str
+    stage: str
+    variant: str | None
+    orchestrator: str
+    commit: str
+
+    @property
+    def name(self) -> str:
+        """The child run's name in MLflow."""
+        return f"{self.stage} {self.variant}" if self.variant else self.stage
+
+
+def connect(config: TrackingConfig, root: Path) -> Any:
+    """Return an `mlflow.MlflowClient` of the configured store, and make it MLflow's current one.
+
+    Raises:
+        UnreachableError: the server does not answer; after at most 15 seconds.
+        UsageError: the address cannot serve.
+    """
+    uri = resolve_uri(config, root)
+    check_answers(uri)
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    import mlflow
+
+    with mlflow_errors(uri), _few_retries():
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        client = mlflow.MlflowClient()
+        client.search_experiments(max_results=1)
+    return client
+
+
+def open_run(config: TrackingConfig, root: Path, identity: RunIdentity) -> Tracker:
+    """Find or make the parent run and this stage's run, and mark both as running."""
+    client = connect(config, root)
+    uri = str(client.tracking_uri)
+    with mlflow_errors(uri), _few_retries(), _store_lock(uri):
+        experiment = _experiment_id(client, config.experiment, uri)
+        shared = {TAG_RUN: identity.run_id, TAG_ORCHESTRATOR: identity.orchestrator, TAG_COMMIT: identity.commit}
+        parent = _find_or_create(
+            client, experiment, identity.run_id, {TAG_RUN: identity.run_id, TAG_ROLE: "pipeline"}, shared
+        )
+        keys = {
+            TAG_PARENT: parent,
+            TAG_ROLE: "stage",
+            TAG_STAGE: identity.stage,
+            TAG_VARIANT: identity.variant or "-",
+        }
+        child = _find_or_create(client, experiment, identity.name, keys, shared)
+        tracker = Tracker(client=client, run_id=child, parent_run_id=parent, uri=uri)
+        tracker.start()
+    return tracker
+
+
+class Tracker:
+    """This stage's run in MLflow.
+
+    Used as a context manager it ends the run: FINISHED, FAILED after an error, KILLED after an
+    interrupt or a termination signal. Every method may raise `UnreachableError`.
+    """
+
+    def __init__(self, *, client: Any, run_id: str, parent_run_id: str, uri: str) -> None:
+        self._client = client
+        self.run_id = run_id
+        self.parent_run_id = parent_run_id
+        self.uri = uri
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log settings once. MLflow refuses to change one: a retry under other values is told by a tag."""
+        from mlflow.entities import Param
+
+        with mlflow_errors(self.uri):
+            known = self._client.get_run(self.run_id).data.params
+            texts = {key: _text(value) for key, value in params.items()}
+            fresh = [Param(key, value) for key, value in texts.items() if key not in known]
+            for start in range(0, len(fresh), _BATCH_PARAMS):
+                self._client.log_batch(self.run_id, params=fresh[start : start + _BATCH_PARAMS])
+            changed = [
+                f"{key}: {known[key]} -> {value}" for key, value in texts.items() if known.get(key, value) != value
+            ]
+            if changed:
+                self._client.set_tag(self.run_id, TAG_CHANGED, "; ".join(changed))
+
+    def log_metrics(self, metrics: Mapping[str, float | int | None], step: int | None = None) -> None:
+        """Log numbers in one call per thousand; a metric that is None is left out."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(key, float(value), now, step or 0) for key, value in metrics.items() if value is not None]
+        with mlflow_errors(self.uri):
+            for start in range(0, len(batch), _BATCH_METRICS):
+                self._client.log_batch(self.run_id, metrics=batch[start : start + _BATCH_METRICS])
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Upload a file, or all of a folder, into ``folder`` of the run's artifacts."""
+        with mlflow_errors(self.uri):
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), folder or path.name)
+            else:
+                self._client.log_artifact(self.run_id, str(path), folder)
+
+    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        """Log the dataset that this run read as an input, and its whole digest as a tag of run and parent.
+
+        ``context`` is training, validation, ... MLflow keeps 36 characters of a dataset's digest: the
+        first hexadecimal digits, without the name of the hash.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        short = digest.rsplit(":", 1)[-1][:_DIGEST_LENGTH]
+        dataset = Dataset(name, short, "local", json.dumps({"uri": source, "digest": digest}))
+        tag = InputTag("mlflow.data.context", context)
+        with mlflow_errors(self.uri):
+            self._client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+        self.tag_dataset(digest)
+
+    def tag_dataset(self, digest: str) -> None:
+        """Tag this run and its parent with the dataset's digest."""
+        with mlflow_errors(self.uri):
+            for run_id in (self.run_id, self.parent_run_id):
+                self._client.set_tag(run_id, TAG_DATASET, digest)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of this run."""
+        from mlflow.entities import RunTag
+
+        with mlflow_errors(self.uri):
+            self._client.log_batch(self.run_id, tags=[RunTag(key, _text(value)) for key, value in tags.items()])
+
+    def start(self) -> None:
+        """Mark the run and its parent as running and count the attempt."""
+        attempt = int(self._client.get_run(self.run_id).data.tags.get(TAG_ATTEMPT, "0")) + 1
+        self._client.set_tag(self.run_id, TAG_ATTEMPT, str(attempt))
+        for run_id in (self.parent_run_id, self.run_id):
+            self._client.update_run(run_id, status="RUNNING")
+
+    def finish(self, status: str) -> None:
+        """End the run, and give its parent the status that follows from all of its children."""
+        with mlflow_errors(self.uri):
+            self._client.set_terminated(self.run_id, status)
+            parent = self._client.get_run(self.parent_run_id)
+            children = self._client.search_runs(
+                [parent.info.experiment_id], f"tags.`{TAG_PARENT}` = '{self.parent_run_id}'", max_results=1000
+            )
+            found = {run.info.status for run in children}
+            if "RUNNING" in found:
+                return
+            bad = next((status for status in ("FAILED", "KILLED") if status in found), None)
+            self._client.set_terminated(self.parent_run_id, bad or "FINISHED")
+
+    def __enter__(self) -> Self:
+        """Return the tracker; its run is already open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the run by how the block ended."""
+        if kind is None:
+            self.finish("FINISHED")
+        elif issubclass(kind, (KeyboardInterrupt, SystemExit)):
+            self.finish("KILLED")
+        else:
+            self.finish("FAILED")
+
+
+class NullTracker(Tracker):
+    """Tracks nothing: to call a stage's ``run`` from a notebook or a test."""
+
+    def __init__(self) -> None:
+        super().__init__(client=None, run_id="untracked", parent_run_id="untracked", uri="none:")
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float | int | None], step: int | None = None) -> None:
+        """Do nothing."""
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Do nothing."""
+
+    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        """Do nothing."""
+
+    def tag_dataset(self, digest: str) -> None:
+        """Do nothing."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def finish(self, status: str) -> None:
+        """Do nothing."""
+
+
+def load_pyfunc(model_uri: str) -> Any:
+    """Load a pyfunc model such as ``models:/NAME@champion`` from the store `connect` chose.
+
+    Raises:
+        UsageError: there is no such model, version or alias.
+        UnreachableError: MLflow or its artifacts do not answer.
+    """
+    import mlflow
+
+    with mlflow_errors(mlflow.get_tracking_uri(), missing=f"no model at {model_uri}"):
+        return mlflow.pyfunc.load_model(model_uri)
+
+
+@contextmanager
+def mlflow_errors(uri: str, *, missing: str = "") -> Iterator[None]:
+    """Turn MLflow's errors about the store into this project's.
+
+    ``missing`` is the message for something that is not there; without it such an error passes on.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = " ".join(str(error).split())
+        place = redacted(uri)
+        if any(f"error code {code}" in text for code in (401, 403)):
+            raise UsageError(
+                f"MLflow at {place} refuses this user; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from error
+        if "out-of-date database schema" in text:
+            raise UsageError(f"MLflow database {place} is of another MLflow version: mlflow db upgrade {place}") from error
+        if text.startswith("API request to") or "OperationalError" in text:
+            raise UnreachableError(f"MLflow at {place} stopped answering: {text[:160]}") from error
+        if missing and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            raise UsageError(f"{missing} in MLflow at {place}: {text[:160]}") from error
+        raise
+
+
+@contextmanager
+def _few_retries() -> Iterator[None]:
+    """Let the first calls fail soon. Later ones keep MLflow's patience: a training must survive a restart."""
+    before = {key: os.environ.get(key) for key in _FIRST_CALLS}
+    os.environ.update({key: before[key] or value for key, value in _FIRST_CALLS.items()})
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+
+
+@contextmanager
+def _store_lock(uri: str) -> Iterator[None]:
+    """Hold the lock of a SQLite store's folder; with a server there is nothing to lock."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    folder = _artifact_folder(uri)
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _artifact_folder(uri: str) -> Path:
+    return Path(uri.removeprefix(SQLITE)).parent / "mlartifacts"
+
+
+def _experiment_id(client: Any, name: str, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A server knows where its artifacts belong; a bare SQLite file would put them in ./mlruns.
+        place = _artifact_folder(uri).as_uri() if urlsplit(uri).scheme == "sqlite" else None
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.get_experiment_by_name(name)  # another stage was quicker
+    if found.lifecycle_stage == "deleted":
+        raise UsageError(
+            f"MLflow experiment {name!r} is deleted; restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}` or set tracking.experiment"
+        )
+    return str(found.experiment_id)
+
+
+def _find_or_create(
+    client: Any, experiment: str, name: str, keys: Mapping[str, str], shared: Mapping[str, str]
+) -> str:
+    """Return the id of the oldest run with the tags ``keys``, made with ``shared`` too if there is none."""
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in keys.items())
+
+    def oldest() -> str | None:
+        runs = client.search_runs([experiment], query)
+        return min(((run.info.start_time, run.info.run_id) for run in runs), default=(0, None))[1]
+
+    found = oldest()
+    if found is not None:
+        return found
+    made = str(client.create_run(experiment, run_name=name, tags={**shared, **keys}).info.run_id)
+    first = oldest() or made
+    if first != made:
+        client.delete_run(made)
+    return first
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, (dict, list, tuple)) else str(value)

@@ -1,0 +1,65 @@
+"""Where a stage reads and writes: a folder of this machine, or ``s3://bucket/prefix``.
+
+A stage always works in a local folder, `Workspace.root`. For an S3 workspace that folder is a
+scratch one: `components.remote` brings the declared inputs there and takes the outputs back.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolo_core.errors import UsageError
+
+S3_SCHEME = "s3://"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A place that holds the pipeline's data.
+
+    ``root`` is the local folder that stages read and write, absolute; ``uri`` is what the user
+    named: that same folder, or the S3 address whose local image it is.
+    """
+
+    root: Path
+    uri: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether ``root`` is only a scratch image of something on S3."""
+        return self.uri.startswith(S3_SCHEME)
+
+    def path(self, relative: str) -> Path:
+        """Return the local path of something in the workspace."""
+        return self.root / relative
+
+    def clear(self, outputs: Iterable[str]) -> None:
+        """Delete what an earlier run left at ``outputs`` and make their parent folders.
+
+        Links are removed, never followed: DVC may have put them there, and what they point to is its cache.
+        """
+        for relative in outputs:
+            target = self.path(relative)
+            if target.is_symlink() or target.is_file():
+                target.unlink()
+            elif target.is_dir():
+                shutil.rmtree(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def local_workspace(folder: str) -> Workspace:
+    """Open a folder of this machine.
+
+    Raises:
+        UsageError: it is not there, is not a folder, or is an address of an unknown kind.
+    """
+    if "://" in folder:
+        scheme = folder.split("://", 1)[0]
+        raise UsageError(f"workspace {folder}: {scheme}:// is not supported; pass a folder or s3://BUCKET/PREFIX")
+    root = Path(folder).expanduser().resolve()
+    if not root.is_dir():
+        raise UsageError(f"workspace {folder} is not a folder; make it first or pass another --workspace")
+    return Workspace(root=root, uri=str(root))
