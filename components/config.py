@@ -6,9 +6,10 @@ must be given, no other key may be, and each value must have the field's type.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -33,6 +34,46 @@ def read_params(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UsageError(f"{path} must hold sections (dataset:, train:, ...), not {type(loaded).__name__}")
     return loaded
+
+
+def override(params: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the params with ``section.key=value`` assignments applied; values are read as YAML.
+
+    A key must be in the params already, except inside a section that is free or below one: those are
+    checked when their stage reads them.
+
+    Raises:
+        UsageError: an assignment is malformed or names an unknown key.
+    """
+    changed = copy.deepcopy(dict(params))
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise UsageError(f"--set {assignment}: write it as section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {assignment}: {text!r} is not a YAML value; quote it") from None
+        _assign(changed, keys, value)
+    return changed
+
+
+def _assign(params: dict[str, Any], keys: list[str], value: Any) -> None:
+    place, where = params, ""
+    for depth, key in enumerate(keys):
+        # Deeper than section.key may be a free mapping, such as train.overrides.
+        if key not in place and depth < 2:
+            raise UsageError(f"--set: {where}{key} is not a known key{_suggest(key, list(place))}")
+        if depth == len(keys) - 1:
+            place[key] = value
+            return
+        where += f"{key}."
+        if not isinstance(place.get(key), dict):
+            raise UsageError(
+                f"--set: {where.rstrip('.')} is not a section, so {'.'.join(keys)} cannot be set"
+            )
+        place = place[key]
 
 
 def load_section(params: Mapping[str, Any], section: str, cls: type[T]) -> T:

@@ -96,7 +96,8 @@ def check_answers(uri: str) -> None:
         if not reason:
             return
     raise UnreachableError(
-        f"MLflow at {redacted(uri)} does not answer ({reason}); start it, or set tracking.uri or MLFLOW_TRACKING_URI"
+        f"MLflow at {redacted(uri)} does not answer ({reason}); "
+        "start it, or set tracking.uri or MLFLOW_TRACKING_URI"
     )
 
 

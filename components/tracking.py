@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +87,11 @@ def open_run(config: TrackingConfig, root: Path, identity: RunIdentity) -> Track
     uri = str(client.tracking_uri)
     with mlflow_errors(uri), _few_retries(), _store_lock(uri):
         experiment = _experiment_id(client, config.experiment, uri)
-        shared = {TAG_RUN: identity.run_id, TAG_ORCHESTRATOR: identity.orchestrator, TAG_COMMIT: identity.commit}
+        shared = {
+            TAG_RUN: identity.run_id,
+            TAG_ORCHESTRATOR: identity.orchestrator,
+            TAG_COMMIT: identity.commit,
+        }
         parent = _find_or_create(
             client, experiment, identity.run_id, {TAG_RUN: identity.run_id, TAG_ROLE: "pipeline"}, shared
         )
@@ -111,6 +115,7 @@ class Tracker:
     """
 
     def __init__(self, *, client: Any, run_id: str, parent_run_id: str, uri: str) -> None:
+        """Wrap an open run; `open_run` makes one."""
         self._client = client
         self.run_id = run_id
         self.parent_run_id = parent_run_id
@@ -127,7 +132,9 @@ class Tracker:
             for start in range(0, len(fresh), _BATCH_PARAMS):
                 self._client.log_batch(self.run_id, params=fresh[start : start + _BATCH_PARAMS])
             changed = [
-                f"{key}: {known[key]} -> {value}" for key, value in texts.items() if known.get(key, value) != value
+                f"{key}: {known[key]} -> {value}"
+                for key, value in texts.items()
+                if known.get(key, value) != value
             ]
             if changed:
                 self._client.set_tag(self.run_id, TAG_CHANGED, "; ".join(changed))
@@ -139,7 +146,9 @@ class Tracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        batch = [Metric(key, float(value), now, step or 0) for key, value in metrics.items() if value is not None]
+        batch = [
+            Metric(key, float(value), now, step or 0) for key, value in metrics.items() if value is not None
+        ]
         with mlflow_errors(self.uri):
             for start in range(0, len(batch), _BATCH_METRICS):
                 self._client.log_batch(self.run_id, metrics=batch[start : start + _BATCH_METRICS])
@@ -152,7 +161,7 @@ class Tracker:
             else:
                 self._client.log_artifact(self.run_id, str(path), folder)
 
-    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Log the dataset that this run read as an input, and its whole digest as a tag of run and parent.
 
         ``context`` is training, validation, ... MLflow keeps 36 characters of a dataset's digest: the
@@ -178,7 +187,9 @@ class Tracker:
         from mlflow.entities import RunTag
 
         with mlflow_errors(self.uri):
-            self._client.log_batch(self.run_id, tags=[RunTag(key, _text(value)) for key, value in tags.items()])
+            self._client.log_batch(
+                self.run_id, tags=[RunTag(key, _text(value)) for key, value in tags.items()]
+            )
 
     def start(self) -> None:
         """Mark the run and its parent as running and count the attempt."""
@@ -208,19 +219,19 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the run by how the block ended."""
+        """End the run by how the block ended; a store that is down must not hide the error on its way."""
         if kind is None:
             self.finish("FINISHED")
-        elif issubclass(kind, (KeyboardInterrupt, SystemExit)):
-            self.finish("KILLED")
-        else:
-            self.finish("FAILED")
+            return
+        with suppress(UnreachableError), _few_retries():
+            self.finish("KILLED" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "FAILED")
 
 
 class NullTracker(Tracker):
     """Tracks nothing: to call a stage's ``run`` from a notebook or a test."""
 
     def __init__(self) -> None:
+        """Take nothing, as there is no run."""
         super().__init__(client=None, run_id="untracked", parent_run_id="untracked", uri="none:")
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -232,7 +243,7 @@ class NullTracker(Tracker):
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Do nothing."""
 
-    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Do nothing."""
 
     def tag_dataset(self, digest: str) -> None:
@@ -276,13 +287,20 @@ def mlflow_errors(uri: str, *, missing: str = "") -> Iterator[None]:
         place = redacted(uri)
         if any(f"error code {code}" in text for code in (401, 403)):
             raise UsageError(
-                f"MLflow at {place} refuses this user; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                f"MLflow at {place} refuses this user; "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             ) from error
         if "out-of-date database schema" in text:
-            raise UsageError(f"MLflow database {place} is of another MLflow version: mlflow db upgrade {place}") from error
+            raise UsageError(
+                f"MLflow database {place} is of another MLflow version: mlflow db upgrade {place}"
+            ) from error
         if text.startswith("API request to") or "OperationalError" in text:
             raise UnreachableError(f"MLflow at {place} stopped answering: {text[:160]}") from error
-        if missing and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+        if missing and error.error_code in (
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+            "NOT_FOUND",
+        ):
             raise UsageError(f"{missing} in MLflow at {place}: {text[:160]}") from error
         raise
 

@@ -58,7 +58,9 @@ def local_workspace(folder: str) -> Workspace:
     """
     if "://" in folder:
         scheme = folder.split("://", 1)[0]
-        raise UsageError(f"workspace {folder}: {scheme}:// is not supported; pass a folder or s3://BUCKET/PREFIX")
+        raise UsageError(
+            f"workspace {folder}: {scheme}:// is not supported; pass a folder or s3://BUCKET/PREFIX"
+        )
     root = Path(folder).expanduser().resolve()
     if not root.is_dir():
         raise UsageError(f"workspace {folder} is not a folder; make it first or pass another --workspace")

@@ -1,0 +1,138 @@
+"""``python -m components NAME``: run a stage of the pipeline, or promote, rollback, predict.
+
+Exit codes: 0 done; 1 a gate or the data said no; 2 wrong usage or configuration; 3 a server, store
+or cluster is out of reach; 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from components.cli import Parser, complain, new_parser, say, show, unexpected
+from components.runner import Options, resolve, run_stage
+from components.workspace import local_workspace
+from pipelines.stages import STAGES
+from yolo_core.errors import UsageError, YoloError
+
+STAGE_HELP = {
+    "dataset": "materialise one version of the dataset",
+    "validate": "check the dataset; block on failure",
+    "train": "train one variant",
+    "study": "mAP and speed of one variant over image sizes",
+    "compare": "one table and plot over all variants",
+    "export": "export one variant and prove its parity",
+    "register": "register one variant in MLflow as challenger",
+}
+COMMANDS = {
+    "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
+    "rollback": ("components.promote.command:rollback", "swap champion and previous"),
+    "predict": ("components.predict.command:predict", "draw a model's detections on images"),
+}
+_SIGTERM_CODE = 143
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line and return its exit code; errors go to stderr in one or two lines."""
+    debug = "--debug" in argv
+    if not debug:
+        sys.excepthook = unexpected
+    signal.signal(signal.SIGTERM, _terminated)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("components", "yolo_core"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        return _dispatch(list(argv))
+    except YoloError as error:
+        if debug:
+            raise
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        say(_overview())
+        return 0 if argv else UsageError.exit_code
+    name, rest = argv[0], argv[1:]
+    if name in COMMANDS:
+        result: dict[str, Any] = resolve(COMMANDS[name][0])(rest)
+        return int(result.pop("exit_code", 0))
+    stages = {stage.name: stage for stage in STAGES}
+    if name not in stages:
+        raise UsageError(
+            f"unknown stage or command {name!r}; choose one of {', '.join([*stages, *COMMANDS])}"
+        )
+    return _run_stage_command(name, rest)
+
+
+def _run_stage_command(name: str, rest: list[str]) -> int:
+    stage = next(stage for stage in STAGES if stage.name == name)
+    options = _stage_parser(name).parse_args(rest)
+    if name == "dataset" and options.preview is not None:
+        return _preview(options.workspace, options.preview)
+    result = run_stage(
+        stage,
+        Options(
+            params=options.params,
+            workspace=options.workspace,
+            variant=options.variant,
+            run_id=options.run_id,
+            overrides=tuple(options.overrides),
+        ),
+    )
+    show(result, as_json=options.json)
+    return 0
+
+
+def _stage_parser(name: str) -> Parser:
+    parser = new_parser(name, f"{STAGE_HELP[name]}.")
+    parser.add_argument("--variant", help="model variant, for stages that run per variant")
+    parser.add_argument("--run-id", help="id of the pipeline run; stages of one run share it")
+    if name == "dataset":
+        parser.add_argument(
+            "--preview",
+            type=Path,
+            metavar="OUT.png",
+            help="only draw some images of the dataset that is there",
+        )
+    return parser
+
+
+def _preview(workspace: str, target: Path) -> int:
+    folder = local_workspace(workspace).path("data/dataset")
+    if not folder.is_dir():
+        raise UsageError(f"no dataset at {folder}; run `python -m components dataset` first")
+    resolve("components.dataset.preview:preview")(folder, target)
+    say(f"preview: {target}")
+    return 0
+
+
+def _overview() -> str:
+    names = [f"  {name:10}{text}" for name, text in STAGE_HELP.items()]
+    names += ["", "commands:"] + [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m components",
+        usage="python -m components NAME [options]; NAME --help lists them",
+        description="Run one stage of the pipeline, or a command on its results.",
+        epilog="\n".join(["stages:", *names, "", __doc__.split("\n\n", 1)[1].strip()]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser.format_help().rstrip()
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(_SIGTERM_CODE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
