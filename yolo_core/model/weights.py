@@ -1,0 +1,258 @@
+"""Checkpoints in and out: official ``.pt`` files, our ``.safetensors``, and fine-tuning from either."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from yolo_core.errors import CheckpointError
+from yolo_core.model.graph import DetectionModel, create_model, scale_channels
+from yolo_core.model.unpickle import Inert, read_pickle
+from yolo_core.model.variants import VARIANTS, get_variant
+
+# The one key of our files' header; its value is JSON.
+_HEADER_KEY = "yolo_mlops"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """The contents of a weights file.
+
+    ``state`` maps state-dict names to tensors (floating ones in float32); ``metadata`` is JSON-able and
+    holds what the file says of itself, of which ``names`` and ``variant`` may be missing.
+    """
+
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchReport:
+    """Which entries of a model were taken from a checkpoint, and which kept their fresh values."""
+
+    loaded: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a ``.safetensors`` file of ours, or a ``.pt`` file of release v6.0 or later.
+
+    A ``.pt`` is read without executing anything (see `yolo_core.model.unpickle`).
+
+    Raises:
+        CheckpointError: missing, damaged, unsafe, or without a model in it.
+    """
+    path = Path(path)
+    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_official(path)
+    state = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in checkpoint.state.items()
+        if not name.endswith(".anchor_grid")  # v6.0 kept it beside `anchors`; it is their multiple
+    }
+    return Checkpoint(state=state, metadata=checkpoint.metadata)
+
+
+def load_checkpoint(path: str | Path, *, variant: str | None = None) -> DetectionModel:
+    """Build the model that a checkpoint holds, in evaluation mode, with its class names and metadata.
+
+    Args:
+        path: ``.safetensors`` of `save_checkpoint`, or an official ``.pt``.
+        variant: the variant that it must be; found from the shapes if not given.
+
+    Raises:
+        CheckpointError: unreadable, unsafe, or not of that variant.
+    """
+    checkpoint = read_checkpoint(path)
+    found = _infer_variant(checkpoint.state, path)
+    if variant is not None and get_variant(variant).name != found:
+        raise CheckpointError(f"{path} holds {found}, not {variant}; name the right variant or file")
+    num_classes = _infer_classes(checkpoint.state, found)
+    names = checkpoint.metadata.get("names")
+    if names is not None and len(names) != num_classes:
+        raise CheckpointError(f"{path} has {len(names)} class names for {num_classes} classes; it is damaged")
+    # On `meta` nothing is computed or allocated; the checkpoint's own tensors move in.
+    with torch.device("meta"):
+        model = create_model(found, num_classes, names=names)
+    _check_entries(model, checkpoint.state, path)
+    model.load_state_dict(checkpoint.state, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.metadata = {**checkpoint.metadata, **describe(model)}
+    return model.eval()
+
+
+def load_matching(model: DetectionModel, path: str | Path) -> MatchReport:
+    """Take over every entry whose name and shape match, for fine-tuning; the others stay as they are.
+
+    A head for another number of classes is left at birth. The checkpoint's anchors are taken over with
+    the weights that were trained for them.
+
+    Raises:
+        CheckpointError: unreadable or unsafe, or it shares no convolution with the model.
+    """
+    state = read_checkpoint(path).state
+    own = model.state_dict()
+    matching = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
+    if not any(own[name].ndim == 4 for name in matching):
+        raise CheckpointError(f"{path} shares no weights with {model.variant}; choose a checkpoint of it")
+    model.load_state_dict(matching, strict=False)
+    return MatchReport(loaded=tuple(matching), skipped=tuple(name for name in own if name not in matching))
+
+
+def save_checkpoint(model: DetectionModel, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write a model as safetensors with a JSON header, atomically: the old file or the new one, never half.
+
+    Args:
+        model: not fused.
+        path: the file to write, ending in ``.safetensors``; folders are made.
+        metadata: anything JSON can hold; `describe` of the model is added.
+
+    Raises:
+        CheckpointError: fused model, wrong suffix, metadata that is not JSON, or a disk that refuses.
+    """
+    path = Path(path)
+    if model.fused:
+        raise CheckpointError("a fused model cannot be trained again, so it is not saved; save before fuse()")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"checkpoints are written as .safetensors; rename {path.name}")
+    try:
+        header = json.dumps({**metadata, **describe(model)}, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"metadata for {path.name} cannot be written as JSON: {error}") from error
+    # clone: safetensors refuses tensors that share memory, and wants plain row-major ones.
+    state = {
+        name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
+    try:
+        _write_atomically(state, path, header)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def describe(model: DetectionModel) -> dict[str, Any]:
+    """What a model says of itself: variant, names, anchors in pixels, strides, number of classes."""
+    head = model.detect
+    pixels = head.anchors.float().cpu() * model.stride.view(-1, 1, 1)
+    return {
+        "variant": model.variant,
+        "names": list(model.names),
+        "num_classes": model.num_classes,
+        "stride": list(head.strides),
+        "anchors": [[round(value, 4) for value in row] for row in pixels.flatten(1).tolist()],
+    }
+
+
+def _write_atomically(state: dict[str, Tensor], path: Path, header: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        save_file(state, part, metadata={_HEADER_KEY: header})
+        part.chmod(0o644)  # mkstemp makes files that only their owner may read
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER_KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error})") from error
+    try:
+        metadata = json.loads(header) if header is not None else {}
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged header ({error})") from error
+    return Checkpoint(state=state, metadata=metadata)
+
+
+def _read_official(path: Path) -> Checkpoint:
+    """Read a ``.pt``: a training checkpoint (its EMA, if kept, else its model) or a bare state dict."""
+    content = read_pickle(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no dictionary with a model; it is not a detection checkpoint")
+    module = content.get("ema") or content.get("model")
+    if isinstance(module, Inert):
+        metadata = _official_metadata(module)
+        if isinstance(content.get("epoch"), int):
+            metadata["epoch"] = content["epoch"]
+        return Checkpoint(state=_module_state(module, ""), metadata=metadata)
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return Checkpoint(state=dict(content), metadata={})
+    raise CheckpointError(f"{path} holds neither a model nor a state dict")
+
+
+def _official_metadata(module: Inert) -> dict[str, Any]:
+    names = module.state.get("names")
+    if isinstance(names, dict):  # v6.2 and later number them
+        names = [names[key] for key in sorted(names)]
+    return {"names": [str(name) for name in names]} if isinstance(names, list) else {}
+
+
+def _module_state(module: Inert, prefix: str) -> dict[str, Tensor]:
+    """Collect a module tree's parameters and buffers under the names a state dict gives them."""
+    state: dict[str, Tensor] = {}
+    for table in ("_parameters", "_buffers"):
+        for name, value in (module.state.get(table) or {}).items():
+            if isinstance(value, Tensor):
+                state[f"{prefix}{name}"] = value
+    for name, child in (module.state.get("_modules") or {}).items():
+        if isinstance(child, Inert):
+            state.update(_module_state(child, f"{prefix}{name}."))
+    return state
+
+
+def _infer_variant(state: Mapping[str, Tensor], path: str | Path) -> str:
+    """Find the variant by the stem's channels and the number of levels."""
+    stem, levels = state.get("model.0.conv.weight"), _head_anchors(state)
+    if stem is None or levels is None:
+        raise CheckpointError(
+            f"{path} is not a YOLOv5 v6.0 detector: no stem or head with the release's names"
+        )
+    for variant in VARIANTS.values():
+        if (scale_channels(64, variant.width), len(variant.strides)) == (stem.shape[0], len(levels)):
+            return variant.name
+    raise CheckpointError(f"{path} is none of the ten variants: {stem.shape[0]} stem channels")
+
+
+def _head_anchors(state: Mapping[str, Tensor]) -> Tensor | None:
+    return next((value for name, value in state.items() if name.endswith(".anchors")), None)
+
+
+def _infer_classes(state: Mapping[str, Tensor], variant: str) -> int:
+    """Number of classes: the head has 3 x (5 + nc) outputs."""
+    last = 33 if get_variant(variant).p6 else 24
+    bias = state.get(f"model.{last}.m.0.bias")
+    return max(len(bias) // 3 - 5, 1) if bias is not None else 1
+
+
+def _check_entries(model: DetectionModel, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise `CheckpointError` naming the first entry that is missing, left over or of another shape."""
+    own = model.state_dict()
+    for name in own:
+        if name not in state:
+            raise CheckpointError(f"{path} lacks the entry {name} of {model.variant}; it is another model")
+        if state[name].shape != own[name].shape:
+            raise CheckpointError(
+                f"{path}: entry {name} has shape {tuple(state[name].shape)}, "
+                f"but {model.variant} needs {tuple(own[name].shape)}"
+            )
+    extra = next((name for name in state if name not in own), None)
+    if extra is not None:
+        raise CheckpointError(f"{path} has the entry {extra}, which {model.variant} does not know")
