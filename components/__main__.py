@@ -31,6 +31,7 @@ STAGE_HELP = {
     "register": "register one variant in MLflow as challenger",
 }
 COMMANDS = {
+    "all": ("components.everything:run_all", "run every stage in order"),
     "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
     "rollback": ("components.promote.command:rollback", "swap champion and previous"),
     "predict": ("components.predict.command:predict", "draw a model's detections on images"),
