@@ -86,7 +86,8 @@ def run_stage(stage: Stage, options: Options) -> dict[str, Any]:
     if options.workspace.startswith(S3_SCHEME):
         from components.remote import run_remote
 
-        return run_remote(options.workspace, request)
+        result: dict[str, Any] = run_remote(options.workspace, request)
+        return result
     return request.run_in(local_workspace(options.workspace))
 
 
@@ -142,9 +143,7 @@ class StageRequest:
                 run_id=self.run_id,
                 params=self.params,
             )
-            work: Callable[[Any, Job], dict[str, Any]] = resolve(WORK[self.stage.name][1])
-            result = work(self.config, job)
-            self._check_outputs(workspace)
+            result = self._work(job)
             digest = dataset_digest(workspace)
             if digest is not None:
                 tracker.tag_dataset(digest)
@@ -160,15 +159,23 @@ class StageRequest:
             "result": result,
         }
 
+    def _work(self, job: Job) -> dict[str, Any]:
+        work: Callable[[Any, Job], dict[str, Any]] = resolve(WORK[self.stage.name][1])
+        try:
+            result = work(self.config, job)
+        except YoloError:
+            job.workspace.publish(self.outputs)  # the report that says why
+            raise
+        missing = [path for path in self.outputs if not job.workspace.path(path).exists()]
+        if missing:
+            raise YoloError(f"stage {self.stage.name} ended without writing {', '.join(missing)}")
+        job.workspace.publish(self.outputs)
+        return result
+
     def _check_inputs(self, workspace: Workspace) -> None:
         for template, path in zip(self.stage.inputs, self.inputs, strict=True):
             if not workspace.path(path).exists():
                 raise UsageError(missing_input(self, template, path, workspace.uri))
-
-    def _check_outputs(self, workspace: Workspace) -> None:
-        missing = [path for path in self.outputs if not workspace.path(path).exists()]
-        if missing:
-            raise YoloError(f"stage {self.stage.name} ended without writing {', '.join(missing)}")
 
 
 def missing_input(request: StageRequest, template: str, path: str, place: str) -> str:

@@ -49,6 +49,9 @@ class Workspace:
                 shutil.rmtree(target)
             target.parent.mkdir(parents=True, exist_ok=True)
 
+    def publish(self, outputs: tuple[str, ...]) -> None:
+        """Take what is there of the outputs to where ``uri`` says; a local folder already holds them."""
+
 
 def local_workspace(folder: str) -> Workspace:
     """Open a folder of this machine.

@@ -1,0 +1,182 @@
+"""Files on S3 with digests, through boto3; errors are the project's.
+
+Endpoint and credentials come from the environment as for any AWS client: AWS_ENDPOINT_URL,
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_core.errors import UnreachableError, UsageError
+
+_SCHEME = "s3://"
+_THREADS = 16
+_REFUSED = (
+    "403",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+)
+_ABSENT = ("404", "NoSuchKey", "NotFound")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    """Size in bytes and SHA-256, in hexadecimal, of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """A prefix of an S3 bucket; file names are relative to it."""
+
+    client: Any
+    name: str
+    prefix: str
+
+    @property
+    def uri(self) -> str:
+        """The address, without a slash at its end."""
+        return f"{_SCHEME}{self.name}/{self.prefix}".rstrip("/")
+
+    def read_json(self, path: str) -> dict[str, Any] | None:
+        """Return a JSON object's content, or None if it is not there."""
+        from botocore.exceptions import ClientError
+
+        with s3_errors(self.uri):
+            try:
+                body = self.client.get_object(Bucket=self.name, Key=self._key(path))["Body"].read()
+            except ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+        loaded: dict[str, Any] = json.loads(body)
+        return loaded
+
+    def write_json(self, path: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON object; readers see the old one or the whole new one."""
+        body = json.dumps(value, indent=1, sort_keys=True, default=str).encode()
+        with s3_errors(self.uri):
+            self.client.put_object(
+                Bucket=self.name, Key=self._key(path), Body=body, ContentType="application/json"
+            )
+
+    def download(self, root: Path, files: Mapping[str, FileRecord]) -> list[str]:
+        """Download files below ``root`` and return the names of those that differ from their record."""
+
+        def fetch(path: str) -> None:
+            target = root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file(self.name, self._key(path), str(target))
+
+        self._each(fetch, files)
+        return [path for path, record in files.items() if _record(root / path) != record]
+
+    def upload(self, root: Path, files: Mapping[str, FileRecord]) -> None:
+        """Upload files from below ``root``."""
+        self._each(lambda path: self.client.upload_file(str(root / path), self.name, self._key(path)), files)
+
+    def _key(self, path: str) -> str:
+        return f"{self.prefix}/{path}" if self.prefix else path
+
+    def _each(self, work: Callable[[str], None], paths: Iterable[str]) -> None:
+        with s3_errors(self.uri), ThreadPoolExecutor(_THREADS) as pool:
+            for future in [pool.submit(work, path) for path in paths]:
+                future.result()
+
+
+def open_bucket(uri: str) -> Bucket:
+    """Open ``s3://BUCKET[/PREFIX]`` and make sure that the bucket is there.
+
+    Raises:
+        UsageError: the address is malformed, there is no such bucket, or the credentials do not serve.
+        UnreachableError: the endpoint does not answer, within half a minute.
+    """
+    name, _, prefix = uri.removeprefix(_SCHEME).partition("/")
+    if not name:
+        raise UsageError(f"workspace {uri} names no bucket; write s3://BUCKET/PREFIX")
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"max_attempts": 3, "mode": "standard"},
+        max_pool_connections=2 * _THREADS,
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    with s3_errors(uri):
+        bucket = Bucket(
+            client=boto3.client("s3", region_name=region, config=config), name=name, prefix=prefix.strip("/")
+        )
+        bucket.client.head_bucket(Bucket=name)
+    return bucket
+
+
+def describe(root: Path, outputs: Iterable[str]) -> dict[str, FileRecord]:
+    """Return the record of each file at or below the outputs that are there; names relative to ``root``."""
+    files: dict[str, FileRecord] = {}
+    for output in outputs:
+        place = root / output
+        found = sorted(place.rglob("*")) if place.is_dir() else [place]
+        files.update({path.relative_to(root).as_posix(): _record(path) for path in found if path.is_file()})
+    return files
+
+
+@contextmanager
+def s3_errors(uri: str) -> Iterator[None]:
+    """Turn botocore's errors into this project's, in one line."""
+    from boto3.exceptions import S3UploadFailedError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectionError,
+        HTTPClientError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
+
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError):
+        raise UsageError(
+            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from None
+    except (ConnectionError, HTTPClientError) as error:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        raise UnreachableError(f"{uri}: S3 at {endpoint} does not answer ({type(error).__name__})") from error
+    except ClientError as error:
+        code = _code(error)
+        if code in _REFUSED:
+            raise UsageError(f"{uri}: S3 refuses these credentials ({code})") from error
+        if code in ("NoSuchBucket", *_ABSENT):
+            raise UsageError(f"{uri}: no such bucket or object; make the bucket first") from error
+        raise UnreachableError(f"{uri}: S3 answers {code}") from error
+    except S3UploadFailedError as error:
+        raise UnreachableError(f"{uri}: upload failed: {' '.join(str(error).split())[:200]}") from error
+    except BotoCoreError as error:
+        raise UsageError(f"{uri}: {' '.join(str(error).split())[:200]}") from error
+    except ValueError as error:  # boto3 on a malformed endpoint
+        raise UsageError(f"{uri}: {error}") from error
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as handle:
+        return FileRecord(size=path.stat().st_size, sha256=hashlib.file_digest(handle, "sha256").hexdigest())
