@@ -9,7 +9,12 @@ STAGES: tuple[Stage, ...] = (
         name="dataset",
         outputs=("data/dataset",),
         params=("dataset",),
-        code=("components/dataset", "yolo_core/data/coco.py"),
+        code=(
+            "components/dataset",
+            "yolo_core/data/coco.py",
+            "yolo_core/data/images.py",
+            "yolo_core/data/writer.py",
+        ),
         image="data",
         resources=Resources(cpu=2, memory_gib=4),
     ),

@@ -1,0 +1,357 @@
+"""The canonical dataset folder: COCO annotations, images, and what identifies them.
+
+::
+
+    dataset.json              names, category ids, splits with counts, content digest
+    manifest.csv              path, bytes, sha256, width, height, split of every image, sorted by path
+    annotations/SPLIT.json    COCO JSON; file_name is relative to images/
+    images/SPLIT/NAME.jpg     the source's bytes, as they were
+
+The model predicts a class index i; ``names[i]`` is its name and ``category_ids[i]`` its id in the
+COCO files. Ids of images and annotations start at 1 and are unique over the dataset. The digest
+covers names, category ids, images and annotations, so two folders with one digest are one dataset.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_core.data.images import read_image
+from yolo_core.data.writer import (
+    DATASET_FILE,
+    FORMAT,
+    MANIFEST_COLUMNS,
+    MANIFEST_FILE,
+    SPLITS,
+    ClassTable,
+    FolderWriter,
+    ManifestRow,
+    SourceBox,
+    SourceImage,
+    check_file_name,
+)
+from yolo_core.errors import DataError, UsageError
+
+__all__ = [
+    "SPLITS",
+    "ClassTable",
+    "DetectionDataset",
+    "ManifestRow",
+    "Sample",
+    "SourceBox",
+    "SourceImage",
+    "SplitInfo",
+    "class_table",
+    "open_dataset",
+    "read_image",
+    "write_dataset",
+]
+
+# How far a polygon's edge may be from its box's, as a share of the box's longer side.
+_SPAN_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sample:
+    """One image and its truth.
+
+    Attributes:
+        width, height: of the stored pixels.
+        boxes: (n, 4) xyxy in pixels, as annotated: not clipped to the image.
+        classes: (n,) class index.
+        crowd: (n,) whether the box stands for a group (COCO's iscrowd).
+        polygons: per box its largest polygon, (k, 2) xy in pixels, or None where no single
+            polygon spans the box.
+        sha256: content digest of the file; empty when unknown.
+    """
+
+    image_id: int
+    path: Path
+    width: int
+    height: int
+    boxes: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    polygons: tuple[NDArray[np.float32] | None, ...]
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitInfo:
+    """How many images and boxes a split has."""
+
+    images: int
+    boxes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionDataset:
+    """A canonical folder, opened: what dataset.json says, and the way to the samples."""
+
+    root: Path
+    name: str
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    digest: str
+    splits: Mapping[str, SplitInfo]
+
+    def annotation_file(self, split: str) -> Path:
+        """Return the COCO JSON of a split.
+
+        Raises:
+            DataError: the dataset has no such split.
+        """
+        if split not in self.splits:
+            raise DataError(f"{self.root} has no split {split!r}; it has {', '.join(self.splits)}")
+        return self.root / "annotations" / f"{split}.json"
+
+    def manifest(self) -> dict[str, ManifestRow]:
+        """Read manifest.csv: relative path -> row."""
+        return _read_manifest(self.root / MANIFEST_FILE)
+
+    def samples(self, split: str) -> list[Sample]:
+        """Read the images of a split with their boxes, in the annotation file's order.
+
+        Raises:
+            DataError: the split is absent or empty, or an annotation is malformed or names an
+                unknown image or class; the message names the file and the id.
+        """
+        path = self.annotation_file(split)
+        coco = _read_json(path)
+        if not coco.get("images"):
+            raise DataError(f"{path} lists no images; write the dataset again")
+        try:
+            return _build_samples(self, path, coco)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is not valid COCO JSON: {type(error).__name__} {error}") from None
+
+
+def open_dataset(root: Path) -> DetectionDataset:
+    """Open a canonical dataset folder.
+
+    Raises:
+        DataError: a file is missing or broken; the message names it.
+    """
+    path = root / DATASET_FILE
+    about = _read_json(path)
+    if about.get("format") != FORMAT:
+        raise DataError(f"{path} has format {about.get('format')!r}, not {FORMAT}; write the dataset again")
+    try:
+        classes = ClassTable(names=tuple(about["names"]), category_ids=tuple(about["category_ids"]))
+        splits = {name: SplitInfo(**counts) for name, counts in about["splits"].items()}
+        dataset = DetectionDataset(
+            root=root,
+            name=about["name"],
+            names=classes.names,
+            category_ids=classes.category_ids,
+            digest=about["digest"],
+            splits=splits,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is broken ({type(error).__name__} {error}); write the dataset again"
+        ) from None
+    for needed in (root / MANIFEST_FILE, *(dataset.annotation_file(split) for split in splits)):
+        if not needed.is_file():
+            raise DataError(f"{needed} is missing; write the dataset again")
+    return dataset
+
+
+def write_dataset(
+    target: Path,
+    splits: Mapping[str, Iterable[SourceImage]],
+    classes: ClassTable,
+    *,
+    name: str,
+    source: str,
+    progress: Callable[[int], None] | None = None,
+) -> DetectionDataset:
+    """Write a canonical dataset folder, whole or not at all.
+
+    It is written beside ``target`` and renamed into place; a dataset that was there before is
+    replaced. Images of a split may come in any order, and one at a time: the result and its
+    digest do not depend on the order.
+
+    Args:
+        target: the folder to make.
+        splits: images of "train", and of "val" and "test" where there are any.
+        classes: names and category ids; see `class_table`.
+        name: a short name for people.
+        source: where the data came from, for people; not part of the digest.
+        progress: called after each image with the number written so far.
+
+    Raises:
+        DataError: no training images, an image that is not JPEG or PNG, a name that leaves the
+            folder or comes twice, a class index out of range.
+        UsageError: ``target`` holds something that is not a dataset.
+    """
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown or "train" not in splits:
+        raise DataError(f"splits must be train and maybe val and test, not {', '.join(splits) or 'nothing'}")
+    if (
+        target.exists()
+        and not (target / DATASET_FILE).is_file()
+        and (target.is_file() or any(target.iterdir()))
+    ):
+        raise UsageError(f"{target} exists and is not a dataset; remove it or choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fresh = scratch / "new"
+        fresh.mkdir()
+        writer = FolderWriter(root=fresh, classes=classes, progress=progress)
+        for split in SPLITS:
+            if split in splits:
+                writer.add_split(split, splits[split])
+        writer.finish(name, source)
+        _swap(fresh, target, scratch / "old")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return open_dataset(target)
+
+
+def class_table(names: Iterable[str], category_ids: Iterable[int] | None = None) -> ClassTable:
+    """Return the classes with their category ids: by default index + 1."""
+    listed = tuple(names)
+    numbers = range(1, len(listed) + 1) if category_ids is None else category_ids
+    return ClassTable(names=listed, category_ids=tuple(int(number) for number in numbers))
+
+
+def _may_replace(target: Path) -> bool:
+    """Whether nothing but a dataset or an empty folder would be lost."""
+    if not target.is_dir():
+        return not target.exists()
+    return (target / DATASET_FILE).is_file() or not any(target.iterdir())
+
+
+def _swap(fresh: Path, target: Path, old: Path) -> None:
+    """Rename ``fresh`` to ``target``; an existing target steps aside, and returns if that fails."""
+    if not target.exists():
+        fresh.rename(target)
+        return
+    target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; run the dataset stage or write the dataset again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # JSON and text decoding errors
+        raise DataError(f"{path} is not valid JSON ({error}); write the dataset again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object; write the dataset again")
+    return content
+
+
+def _read_manifest(path: Path) -> dict[str, ManifestRow]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.reader(file)
+            if tuple(next(table, ())) != MANIFEST_COLUMNS:
+                raise DataError(f"{path} must have the columns {', '.join(MANIFEST_COLUMNS)}")
+            return {row[0]: _manifest_row(row) for row in table}
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, IndexError):
+        raise DataError(f"{path} is broken; write the dataset again") from None
+
+
+def _manifest_row(row: list[str]) -> ManifestRow:
+    path, size, sha256, width, height, split = row
+    return ManifestRow(
+        path=path, bytes=int(size), sha256=sha256, width=int(width), height=int(height), split=split
+    )
+
+
+def _build_samples(dataset: DetectionDataset, path: Path, coco: dict[str, Any]) -> list[Sample]:
+    """Group the annotations of a COCO JSON by image."""
+    index_of = {number: index for index, number in enumerate(dataset.category_ids)}
+    by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    if len(by_image) != len(coco["images"]):
+        raise DataError(f"{path} uses an image id twice; write the dataset again")
+    for annotation in coco["annotations"]:
+        where = f"{path}: annotation {annotation['id']}"
+        if annotation["image_id"] not in by_image:
+            raise DataError(f"{where} names image {annotation['image_id']}, which is not listed")
+        if annotation["category_id"] not in index_of:
+            raise DataError(f"{where} names category {annotation['category_id']}, which is not listed")
+        by_image[annotation["image_id"]].append(annotation)
+    manifest = dataset.manifest()
+    samples = []
+    for image in coco["images"]:
+        check_file_name(image["file_name"])
+        row = manifest.get(f"images/{image['file_name']}")
+        if row is None:
+            raise DataError(
+                f"{dataset.root / MANIFEST_FILE} lacks {image['file_name']}; write the dataset again"
+            )
+        samples.append(_sample(dataset.root, row, image, (by_image[image["id"]], index_of)))
+    return samples
+
+
+def _sample(
+    root: Path,
+    row: ManifestRow,
+    image: dict[str, Any],
+    truth: tuple[list[dict[str, Any]], dict[int, int]],
+) -> Sample:
+    annotations, index_of = truth
+    boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
+    if not np.isfinite(boxes).all():
+        raise DataError(f"{row.path}: a box has a coordinate that is not a number; correct the label")
+    boxes[:, 2:] += boxes[:, :2]
+    return Sample(
+        image_id=image["id"],
+        path=root / row.path,
+        width=int(image["width"]),
+        height=int(image["height"]),
+        boxes=boxes.astype(np.float32),
+        classes=np.array([index_of[annotation["category_id"]] for annotation in annotations], np.int64),
+        crowd=np.array([bool(annotation["iscrowd"]) for annotation in annotations], np.bool_),
+        polygons=tuple(
+            _largest_polygon(annotation.get("segmentation"), box)
+            for annotation, box in zip(annotations, boxes, strict=True)
+        ),
+        sha256=row.sha256,
+    )
+
+
+def _largest_polygon(segmentation: Any, box: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """Return the polygon of the largest area, or None if there is none that spans the (xyxy) box.
+
+    An object that something in front cuts in two has several polygons; none of them alone says
+    where the object's box goes when the image is turned.
+    """
+    if not isinstance(segmentation, list):
+        return None
+    polygons = [np.array(flat, np.float32).reshape(-1, 2) for flat in segmentation if len(flat) >= 6]
+    if not polygons:
+        return None
+    largest = max(polygons, key=_area)
+    edges = np.concatenate([largest.min(0), largest.max(0)])
+    tolerance = max(2.0, _SPAN_TOLERANCE * float((box[2:] - box[:2]).max()))
+    return largest if np.abs(edges - box).max() <= tolerance else None
+
+
+def _area(polygon: NDArray[np.float32]) -> float:
+    """Return the area a polygon encloses (shoelace formula)."""
+    x, y = polygon.astype(np.float64).T
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2

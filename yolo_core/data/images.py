@@ -1,0 +1,77 @@
+"""Image files to pixels, and their size without decoding them.
+
+Pixels are read as they are stored: an EXIF orientation tag is not applied, because boxes are
+annotated on (and this project measures) the stored pixels. Alpha is dropped, grey becomes three
+equal channels, 16 bits become 8, CMYK becomes BGR.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from yolo_core.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+# Without IGNORE_ORIENTATION OpenCV silently turns images with an EXIF tag.
+_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG", b"IEND"
+_FORMATS = ("JPEG", "MPO", "PNG")  # MPO: a JPEG with further pictures behind it, as some cameras write
+
+
+def read_image(path: Path) -> Pixels:
+    """Read a JPEG or PNG file as (H, W, 3) BGR uint8.
+
+    Raises:
+        DataError: the file is missing, cut off or does not decode; the message names it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    return decode_image(content, str(path))
+
+
+def decode_image(content: bytes, name: str) -> Pixels:
+    """Decode JPEG or PNG bytes to (H, W, 3) BGR uint8; ``name`` is what errors call the image."""
+    if _is_cut_off(content):
+        raise DataError(f"{name} is cut off: its end is missing; copy the file again or remove it")
+    try:
+        image: Pixels | None = cv2.imdecode(np.frombuffer(content, np.uint8), _FLAGS) if content else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise DataError(f"{name} does not decode as an image; replace or remove the file")
+    return image
+
+
+def probe_size(content: bytes, name: str) -> tuple[int, int]:
+    """Return (width, height) of the stored pixels of JPEG or PNG bytes, from the header alone.
+
+    Raises:
+        DataError: the bytes are not a JPEG or PNG.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as header:
+            return header.size
+    except Image.DecompressionBombError:
+        raise DataError(f"{name} has too many pixels; cut it into smaller images") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        raise DataError(f"{name} is not a JPEG or PNG image; convert or remove the file") from None
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end marker; OpenCV would fill the missing part with grey."""
+    if content.startswith(_JPEG_START):
+        # Compressed data never holds these two pairs, so an end before the last scan is a thumbnail's.
+        return content[-2:] != _JPEG_END and content.rfind(_JPEG_END) < content.rfind(_JPEG_SCAN)
+    if content.startswith(_PNG_START):
+        return _PNG_END not in content[-1024:] and content.rfind(_PNG_END) < 0
+    return False
