@@ -147,8 +147,9 @@ class DetectionLoss:
         total = raw[0].new_zeros((), dtype=torch.float32)
         for level, m, aim, balance in zip(raw, matches, aims, self._balance, strict=True):
             scores = level[..., 4].float()
-            wanted = torch.zeros_like(scores)
-            wanted[m.image, m.anchor, m.row, m.column] = aim
+            _, anchors, height, width = scores.shape
+            cell = ((m.image * anchors + m.anchor) * height + m.row) * width + m.column
+            wanted = _scatter_last(cell, aim, scores.numel()).view(scores.shape)
             total = total + self._cross_entropy(scores, wanted, self.gains.obj_pw).mean() * balance
         return total
 
@@ -167,3 +168,18 @@ class DetectionLoss:
         p_t = aims * chance + (1 - aims) * (1 - chance)
         alpha_t = aims * _FOCAL_ALPHA + (1 - aims) * (1 - _FOCAL_ALPHA)
         return alpha_t * (1 - p_t) ** self.gains.fl_gamma
+
+
+def _scatter_last(index: Tensor, values: Tensor, length: int) -> Tensor:
+    """Zeros of that length with ``values`` (n,) at ``index`` (n,); where indices repeat, the last one wins.
+
+    Plain index assignment leaves the winner open when it runs in parallel, and with it the loss. Here all
+    who share a cell write the value of the last of them.
+    """
+    order = torch.arange(len(index), device=index.device)
+    last = torch.zeros(length, dtype=torch.int64, device=index.device).scatter_reduce_(
+        0, index, order, "amax"
+    )
+    return torch.zeros(length, dtype=values.dtype, device=values.device).scatter_(
+        0, index, values[last[index]]
+    )
