@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from yolo_core.data.coco import Sample
+from yolo_core.engine.anchors import best_possible_recall, box_sizes, fit_anchors, search_anchors
+from yolo_core.errors import DataError
+from yolo_core.model.variants import P5_ANCHORS, P6_ANCHORS
+
+
+def clusters(*centres: tuple[float, float], each: int = 200, spread: float = 0.05) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.concatenate([np.array(c) * (1 + spread * rng.standard_normal((each, 2))) for c in centres])
+
+
+def test_recall_is_the_share_within_the_ratio() -> None:
+    sizes = np.array([[10.0, 10.0], [39.0, 10.0], [41.0, 10.0], [10.0, 2.4]])
+    assert best_possible_recall(sizes, np.array([[10.0, 10.0]]), 4.0) == 0.5
+
+
+def test_fitting_anchors_are_kept_as_they_are() -> None:
+    sizes = np.concatenate([np.array(row, float).reshape(-1, 2) for row in P5_ANCHORS])
+    fit = fit_anchors(sizes, P5_ANCHORS, 4.0)
+    assert not fit.changed
+    assert fit.recall == fit.recall_before == 1.0
+    assert fit.anchors == tuple(tuple(float(v) for v in row) for row in P5_ANCHORS)
+
+
+@pytest.mark.parametrize("table", [P5_ANCHORS, P6_ANCHORS])
+def test_tiny_boxes_get_anchors_of_their_own(table: tuple[tuple[int, ...], ...]) -> None:
+    sizes = clusters((2.2, 2.4), (3.0, 3.5), (2.5, 6.0), (6.0, 2.5))
+    fit = fit_anchors(sizes, table, 4.0)
+    assert fit.changed
+    assert fit.recall > 0.98 > fit.recall_before
+    assert np.shape(fit.anchors) == np.shape(table)
+    areas = np.array(fit.anchors).reshape(-1, 2).prod(axis=1)
+    assert (np.diff(areas) >= 0).all()  # fine levels get the small ones
+
+
+def test_search_finds_the_clusters() -> None:
+    wanted = [(10.0, 20.0), (40.0, 30.0), (100.0, 110.0)]
+    found = search_anchors(clusters(*wanted), 3, 4.0)
+    np.testing.assert_allclose(found, wanted, rtol=0.1)
+
+
+def test_search_is_repeatable_and_depends_on_the_seed_only() -> None:
+    sizes = np.random.default_rng(1).lognormal(3, 0.6, (500, 2))
+    np.testing.assert_array_equal(
+        search_anchors(sizes, 9, 4.0, seed=3), search_anchors(sizes, 9, 4.0, seed=3)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_fewer_boxes_than_anchors_still_give_anchors(count: int) -> None:
+    sizes = np.full((count, 2), 1000.0)
+    fit = fit_anchors(sizes, P5_ANCHORS, 4.0)
+    assert np.isfinite(fit.anchors).all() and (np.array(fit.anchors) > 0).all()
+    assert fit.recall >= fit.recall_before
+
+
+def test_large_data_is_searched_on_a_sample() -> None:
+    sizes = np.tile(clusters((10.0, 20.0), (60.0, 30.0)), (200, 1))
+    found = search_anchors(sizes, 2, 4.0)
+    np.testing.assert_allclose(found, [(10.0, 20.0), (60.0, 30.0)], rtol=0.1)
+
+
+def test_no_boxes_is_a_data_error() -> None:
+    with pytest.raises(DataError, match="no boxes"):
+        fit_anchors(np.zeros((0, 2)), P5_ANCHORS, 4.0)
+
+
+def test_box_sizes_are_scaled_to_the_training_size(make_sample) -> None:  # type: ignore[no-untyped-def]
+    sample: Sample = make_sample(width=400, height=200, boxes=[[0, 0, 100, 50], [5, 5, 5, 50]])
+    np.testing.assert_allclose(box_sizes([sample], 160), [[40.0, 20.0]])  # the flat box is left out
+    assert box_sizes([], 160).shape == (0, 2)

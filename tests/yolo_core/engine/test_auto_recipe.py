@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from yolo_core.engine.auto_recipe import DataFacts, RunFacts, choose_recipe, describe_data
+from yolo_core.engine.recipe import PRESETS
+from yolo_core.model.variants import VARIANTS
+
+COCO = DataFacts(images=118_287, classes=80, median_side=60.0, small_side=16.5, polygon_share=1.0)
+DIGITS = DataFacts(images=480, classes=10, median_side=28.0, small_side=17.0, polygon_share=1.0)
+COCO_RUN = RunFacts(variant="yolov5s", batch_size=64, epochs=300, pretrained=False)
+SHORT_RUN = RunFacts(variant="yolov5n", batch_size=16, epochs=100, pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("variant", "preset"),
+    [
+        ("yolov5n", "v6.0-low"),
+        ("yolov5s", "v6.0-low"),
+        ("yolov5n6", "v6.0-low"),
+        ("yolov5m", "v6.0-scratch"),
+        ("yolov5l", "v6.0-high"),
+        ("yolov5x", "v6.0-high"),
+        ("yolov5s6", "v6.0-high"),
+        ("yolov5x6", "v6.0-high"),
+    ],
+)
+def test_a_run_of_cocos_size_keeps_the_exact_recipe(variant: str, preset: str) -> None:
+    choice = choose_recipe(COCO, replace(COCO_RUN, variant=variant))
+    kept = replace(PRESETS[preset], plain_epochs=choice.hyperparameters.plain_epochs)
+    if preset != "v6.0-high":
+        assert choice.hyperparameters == kept
+    assert preset in choice.reasons[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_gets_a_recipe_and_reasons(variant: str) -> None:
+    choice = choose_recipe(DIGITS, replace(SHORT_RUN, variant=variant))
+    assert choice.hyperparameters.nominal_batch == 16
+    assert len(choice.reasons) >= 4
+    assert all(reason for reason in choice.reasons)
+
+
+def test_small_data_gets_a_warm_up_of_about_ninety_iterations() -> None:
+    recipe = choose_recipe(DIGITS, SHORT_RUN).hyperparameters
+    assert 60 <= recipe.warmup_iterations <= 200
+    assert recipe.warmup_epochs * (480 // 16) <= recipe.warmup_iterations
+
+
+def test_warm_up_never_takes_more_than_a_quarter_of_the_run() -> None:
+    recipe = choose_recipe(DIGITS, replace(SHORT_RUN, epochs=2)).hyperparameters
+    assert recipe.warmup_iterations == 15
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 79])
+def test_class_loss_keeps_its_weight_whatever_the_number_of_classes(classes: int) -> None:
+    recipe = choose_recipe(replace(DIGITS, classes=classes), SHORT_RUN).hyperparameters
+    assert 0.3 <= recipe.cls * classes / 80 <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("classes", [1, 80, 200])
+def test_class_gain_is_left_alone_where_the_rule_does_not_apply(classes: int) -> None:
+    recipe = choose_recipe(replace(DIGITS, classes=classes), SHORT_RUN).hyperparameters
+    assert recipe.cls == 0.5
+
+
+def test_small_objects_are_shrunk_less() -> None:
+    tiny = choose_recipe(replace(DIGITS, small_side=10.0), SHORT_RUN).hyperparameters
+    large = choose_recipe(replace(DIGITS, small_side=80.0), SHORT_RUN).hyperparameters
+    assert tiny.scale < large.scale <= 0.5
+
+
+def test_copy_paste_needs_polygons() -> None:
+    run = replace(SHORT_RUN, variant="yolov5x")
+    assert choose_recipe(DIGITS, run).hyperparameters.copy_paste == 0.1
+    assert choose_recipe(replace(DIGITS, polygon_share=0.0), run).hyperparameters.copy_paste == 0
+
+
+def test_data_is_described_at_the_training_size(make_sample) -> None:  # type: ignore[no-untyped-def]
+    samples = [
+        make_sample(width=320, height=160, boxes=[[0, 0, 20, 80], [0, 0, 40, 40]]),
+        make_sample(width=160, height=160, boxes=[[0, 0, 100, 100]], polygons=True),
+    ]
+    facts = describe_data(samples, classes=3, image_size=160)
+    assert facts.images == 2 and facts.classes == 3
+    assert facts.median_side == pytest.approx(20.0)
+    assert facts.polygon_share == pytest.approx(1 / 3)
+
+
+def test_data_without_boxes_is_described_too() -> None:
+    facts = describe_data([], classes=3, image_size=160)
+    assert (facts.median_side, facts.polygon_share) == (0.0, 0.0)
+    assert choose_recipe(facts, SHORT_RUN).hyperparameters.scale == 0.5

@@ -1,0 +1,142 @@
+"""Do the anchors fit the boxes, and better ones if not (spec, "Autoanchor").
+
+All sizes are (w, h) in pixels at the training size, float64 arrays of shape (n, 2). A box fits an
+anchor when neither side differs by more than the factor ``limit`` (the recipe's ``anchor_t``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_core.errors import DataError
+
+if TYPE_CHECKING:
+    from yolo_core.data.coco import Sample
+
+Sizes = NDArray[np.float64]
+
+ENOUGH_RECALL = 0.98
+SMALLEST_SIDE = 2.0
+"""Boxes with a side below this many pixels do not vote on the centres."""
+MUTATIONS = 1000
+MOST_VOTERS = 20_000
+"""Boxes that the search looks at: COCO's 860,000 would take minutes and change nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorFit:
+    """The anchors to train with: rows w, h, w, h, ... per level in pixels, and how well they fit.
+
+    ``recall_before`` and ``recall`` are the best possible recall of the given and of the returned ones.
+    """
+
+    anchors: tuple[tuple[float, ...], ...]
+    recall_before: float
+    recall: float
+    changed: bool
+
+
+def box_sizes(samples: Sequence[Sample], image_size: int) -> Sizes:
+    """Return w, h of every box, scaled as its image is when its longest side becomes ``image_size``."""
+    sizes = [np.zeros((0, 2))]
+    for sample in samples:
+        boxes = sample.boxes.astype(np.float64)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * (image_size / max(sample.width, sample.height)))
+    found = np.concatenate(sizes)
+    return found[(found > 0).all(axis=1)]
+
+
+def best_possible_recall(sizes: Sizes, anchors: Sizes, limit: float) -> float:
+    """Return the share of boxes that some anchor fits."""
+    return float((_closeness(sizes, anchors) > 1 / limit).mean())
+
+
+def fit_anchors(
+    sizes: Sizes, anchors: Sequence[Sequence[float]], limit: float, *, seed: int = 0
+) -> AnchorFit:
+    """Keep ``anchors`` (rows per level, pixels) if their recall is at least 0.98, else search better ones.
+
+    The result replaces them only where its recall is higher. Raises `DataError` if there is no box.
+    """
+    if not len(sizes):
+        raise DataError("the training split has no boxes to fit anchors to")
+    given = np.asarray(anchors, dtype=np.float64)
+    flat = given.reshape(-1, 2)
+    before = best_possible_recall(sizes, flat, limit)
+    if before < ENOUGH_RECALL:
+        found = search_anchors(sizes, len(flat), limit, seed=seed)
+        after = best_possible_recall(sizes, found, limit)
+        if after > before:
+            rows = found.round(2).reshape(given.shape)
+            return AnchorFit(anchors=_as_rows(rows), recall_before=before, recall=after, changed=True)
+    return AnchorFit(anchors=_as_rows(given), recall_before=before, recall=before, changed=False)
+
+
+def search_anchors(sizes: Sizes, count: int, limit: float, *, seed: int = 0) -> Sizes:
+    """Return ``count`` anchors (count, 2) by area: k-means centres, then improved by mutation."""
+    rng = np.random.default_rng(seed)
+    voters = sizes[(sizes >= SMALLEST_SIDE).all(axis=1)]
+    if len(voters) < count:
+        voters = np.maximum(sizes, SMALLEST_SIDE)
+    if len(voters) > MOST_VOTERS:
+        voters = rng.choice(voters, MOST_VOTERS, replace=False)
+    spread = voters.std(axis=0)
+    spread[spread == 0] = 1.0
+    best = _kmeans(voters / spread, count, rng) * spread
+    fitness = _fitness(voters, best, limit)
+    for _ in range(MUTATIONS):
+        mutant = np.maximum(best * _mutation(best.shape, rng), SMALLEST_SIDE)
+        mutant_fitness = _fitness(voters, mutant, limit)
+        if mutant_fitness > fitness:
+            best, fitness = mutant, mutant_fitness
+    return best[np.argsort(best.prod(axis=1), kind="stable")]
+
+
+def _closeness(sizes: Sizes, anchors: Sizes) -> Sizes:
+    """Return (n,) in 0..1: over anchors, the best of the worse side's ratio; 1 is an exact fit."""
+    ratio = sizes[:, None] / anchors[None]
+    best: Sizes = np.minimum(ratio, 1 / ratio).min(axis=2).max(axis=1)
+    return best
+
+
+def _fitness(sizes: Sizes, anchors: Sizes, limit: float) -> float:
+    """Return the mean closeness, counting 0 for boxes that no anchor fits."""
+    best = _closeness(sizes, anchors)
+    return float(np.where(best > 1 / limit, best, 0.0).mean())
+
+
+def _mutation(shape: tuple[int, ...], rng: np.random.Generator) -> Sizes:
+    """Return factors of about 0.9..1.1 for nine in ten entries, 1 for the rest, never all 1."""
+    while True:
+        chosen = rng.random(shape) < 0.9
+        factors = np.where(chosen, 1 + rng.normal(0, 0.1, shape) * rng.random(), 1.0)
+        if (factors != 1).any():
+            return factors.clip(0.3, 3.0)
+
+
+def _kmeans(points: Sizes, count: int, rng: np.random.Generator, rounds: int = 30) -> Sizes:
+    """Lloyd's algorithm from k-means++ seeds (Arthur and Vassilvitskii, 2007)."""
+    centres = points[rng.integers(len(points))][None]
+    while len(centres) < count:
+        distance = ((points[:, None] - centres[None]) ** 2).sum(axis=2).min(axis=1)
+        total = distance.sum()
+        weights = distance / total if total > 0 else None  # all points are centres already
+        centres = np.concatenate((centres, points[rng.choice(len(points), p=weights)][None]))
+    for _ in range(rounds):
+        nearest = ((points[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)
+        moved = np.stack(
+            [points[nearest == i].mean(axis=0) if (nearest == i).any() else centres[i] for i in range(count)]
+        )
+        if np.allclose(moved, centres):
+            break
+        centres = moved
+    return centres
+
+
+def _as_rows(anchors: Sizes) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in anchors.reshape(len(anchors), -1))

@@ -1,0 +1,160 @@
+"""The preset ``auto``: a v6.0 recipe with what was made for COCO scaled to the run at hand.
+
+Every rule leaves a run of COCO's size as the exact preset has it, and gives a reason when it changes a
+key. Why it is needed: with 30 iterations an epoch the 1,000 iterations of warm-up are the whole run, and
+with 10 classes the class loss weighs an eighth of what it should.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolo_core.engine.recipe import PRESETS, Hyperparameters
+from yolo_core.model.variants import get_variant
+
+if TYPE_CHECKING:
+    from yolo_core.data.coco import Sample
+
+COCO_CLASSES = 80
+FINEST_STRIDE = 8
+"""Pixels per cell of the finest level: an object smaller than this is hard to learn from."""
+LONG_RUN_STEPS = 10_000
+"""Optimiser steps of 64 images from which the recipe of COCO needs no scaling (COCO: 550,000)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFacts:
+    """What the choice looks at in the training split. Sides are pixels at the training size."""
+
+    images: int
+    classes: int
+    median_side: float
+    small_side: float
+    """Side (square root of the area) that a tenth of the boxes stay below."""
+    polygon_share: float
+    """Share of boxes that come with a polygon."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """What the choice looks at in the run: the model's name and how long it trains."""
+
+    variant: str
+    batch_size: int
+    epochs: int
+    pretrained: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeChoice:
+    """The chosen hyperparameters and one sentence for each decision."""
+
+    hyperparameters: Hyperparameters
+    reasons: tuple[str, ...]
+
+
+def describe_data(samples: Sequence[Sample], classes: int, image_size: int) -> DataFacts:
+    """Measure a training split as it looks with its longest side at ``image_size`` pixels."""
+    sides, polygons = [np.zeros(0)], 0
+    for sample in samples:
+        boxes = sample.boxes.astype(np.float64)
+        extent = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None) * image_size / max(sample.width, sample.height)
+        sides.append(np.sqrt(extent.prod(axis=1)))
+        polygons += sum(polygon is not None for polygon in sample.polygons)
+    side = np.concatenate(sides)
+    return DataFacts(
+        images=len(samples),
+        classes=classes,
+        median_side=float(np.median(side)) if side.size else 0.0,
+        small_side=float(np.quantile(side, 0.1)) if side.size else 0.0,
+        polygon_share=polygons / side.size if side.size else 0.0,
+    )
+
+
+def choose_recipe(data: DataFacts, run: RunFacts) -> RecipeChoice:
+    """Choose a preset by the model's capacity and scale it to the data and the run."""
+    name = _preset_by_capacity(run.variant)
+    choice = _Draft(PRESETS[name], [f"{name} is the base: it fits the capacity of {run.variant}"])
+    _fit_steps(choice, data, run)
+    _fit_classes(choice, data)
+    _fit_augmentation(choice, data, run)
+    return RecipeChoice(hyperparameters=choice.hyperparameters, reasons=tuple(choice.reasons))
+
+
+@dataclass
+class _Draft:
+    hyperparameters: Hyperparameters
+    reasons: list[str]
+
+    def change(self, reason: str, **values: Any) -> None:
+        """Replace keys and keep the reason, unless all have these values already."""
+        if any(getattr(self.hyperparameters, key) != value for key, value in values.items()):
+            self.hyperparameters = replace(self.hyperparameters, **values)
+            shown = ", ".join(f"{key} {value:g}" for key, value in values.items())
+            self.reasons.append(f"{shown}: {reason}")
+
+
+def _preset_by_capacity(variant: str) -> str:
+    known = get_variant(variant)
+    if known.width <= PRESET_LOW_WIDTH[known.p6]:
+        return "v6.0-low"
+    return "v6.0-scratch" if known.width < 1 and not known.p6 else "v6.0-high"
+
+
+PRESET_LOW_WIDTH = {False: 0.5, True: 0.25}
+"""Widest model, without and with P6, that the release trained with the low recipe."""
+
+
+def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
+    """Warm-up, nominal batch and averaging in proportion to the length of the run."""
+    per_epoch = max(data.images // run.batch_size, 1)
+    iterations = per_epoch * run.epochs
+    full_steps = data.images * run.epochs / 64
+    if full_steps >= LONG_RUN_STEPS:
+        return
+    draft.change(
+        f"{full_steps:.0f} steps of 64 images would be too few, so each batch of {run.batch_size} is a step",
+        nominal_batch=min(run.batch_size, 64),
+    )
+    warmup = min(1000, max(90, iterations // 20), max(iterations // 4, 1))
+    draft.change(
+        f"1000 iterations of warm-up are {1000 / iterations:.0%} of this run",
+        warmup_iterations=warmup,
+        warmup_epochs=min(draft.hyperparameters.warmup_epochs, warmup / per_epoch),
+    )
+    horizon = max(iterations / 50, 10)
+    draft.change(
+        f"the averaged weights look back over a fiftieth of the {iterations} steps, as they do on COCO",
+        ema_decay=round(min(0.9999, 1 - 1 / horizon), 4),
+        ema_ramp=float(min(2000, max(iterations // 20, 1))),
+    )
+
+
+def _fit_classes(draft: _Draft, data: DataFacts) -> None:
+    """Undo the class gain's factor classes / 80, so that the class loss weighs what it does on COCO."""
+    if 1 < data.classes < COCO_CLASSES:
+        gain = draft.hyperparameters.cls
+        draft.change(
+            f"after the factor {data.classes}/80 the class loss keeps the weight {gain:g} of COCO",
+            cls=round(gain * COCO_CLASSES / data.classes, 4),
+        )
+
+
+def _fit_augmentation(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
+    if data.small_side > 0:
+        room = max(1 - FINEST_STRIDE / data.small_side, 0.1)
+        draft.change(
+            f"a tenth of the boxes are under {data.small_side:.0f} px and must not shrink below a cell",
+            scale=round(min(draft.hyperparameters.scale, room), 2),
+        )
+    if data.polygon_share == 0:
+        draft.change("the data has no polygons to paste", copy_paste=0.0)
+    if run.epochs >= 10:
+        draft.change(
+            "the last tenth of the epochs sees images as they are, without mosaic",
+            plain_epochs=min(run.epochs // 10, 15),
+        )

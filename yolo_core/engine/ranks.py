@@ -1,0 +1,52 @@
+"""What a training needs to know of its fellow processes, and says to them.
+
+The caller has initialised `torch.distributed`; with one process nothing is ever sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """This process's place among those that train together."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process validates, writes and reports for all."""
+        return self.rank == 0
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Return whether the flag is set on any rank; all ranks must call it."""
+        if self.world_size == 1:
+            return flag
+        shared = torch.tensor(float(flag), device=device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return bool(shared.item())
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean over ranks of a floating tensor; all ranks must call it."""
+        if self.world_size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
+    def from_first(self, value: T | None) -> T:
+        """Return rank 0's value everywhere; the others pass None."""
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0)
+        shared = box[0]
+        assert shared is not None  # rank 0 always gives one
+        return shared

@@ -1,0 +1,147 @@
+"""One training iteration: forward, loss, backward and, when enough gradients are in, the optimiser step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from yolo_core.engine.checkpoint import TrainingState
+from yolo_core.engine.ema import ModelEma
+from yolo_core.engine.optimizer import (
+    apply_plan,
+    build_optimizer,
+    gradients_by_name,
+    load_gradients,
+    load_momentum,
+    momentum_by_name,
+)
+from yolo_core.engine.precision import Precision
+from yolo_core.engine.ranks import Ranks
+from yolo_core.engine.recipe import Hyperparameters
+from yolo_core.engine.schedule import Schedule
+from yolo_core.loss.detection import DetectionLoss, LossGains, LossParts
+from yolo_core.model.graph import DetectionModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compute:
+    """Where and how to compute: the device, the number format, and this process among its fellows."""
+
+    device: torch.device
+    precision: Precision
+    ranks: Ranks
+
+
+def gains_of(recipe: Hyperparameters, model: DetectionModel, image_size: int) -> LossGains:
+    """Return the recipe's loss gains, scaled to the model's classes and levels and to the image size."""
+    return LossGains(
+        box=recipe.box,
+        cls=recipe.cls,
+        obj=recipe.obj,
+        cls_pw=recipe.cls_pw,
+        obj_pw=recipe.obj_pw,
+        anchor_t=recipe.anchor_t,
+        fl_gamma=recipe.fl_gamma,
+        label_smoothing=recipe.label_smoothing,
+    ).scaled(model.num_classes, image_size, len(model.stride))
+
+
+class TrainStep:
+    """A model in training with everything that changes with it: optimiser, average, loss scale, position.
+
+    Attributes:
+        model: the bare model, on the device, in channels_last order.
+        ema: its moving average.
+        iteration: iterations done so far over the whole run.
+    """
+
+    def __init__(self, model: DetectionModel, schedule: Schedule, image_size: int, compute: Compute) -> None:
+        """``model`` may have frozen parameters; ``image_size`` is the side that the gains are scaled to."""
+        self._compute = compute
+        self._schedule = schedule
+        recipe = schedule.hyperparameters
+        self.model = model.to(compute.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self._parallel = _parallel(self.model, compute)
+        self.ema = ModelEma(self.model, decay=recipe.ema_decay, ramp=recipe.ema_ramp)
+        self._optimizer = build_optimizer(self.model, recipe, schedule.weight_decay)
+        self._scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision.scaled)
+        self._loss = DetectionLoss(self.model, gains_of(recipe, model, image_size))
+        self.iteration = 0
+        self._last_update = -1
+
+    def forward(self, images: Tensor, targets: Tensor, side: int | None = None) -> LossParts:
+        """Compute the loss of a batch with its graph.
+
+        Args:
+            images: uint8 RGB (B, 3, S, S) on any device; scaled to 0..1 here.
+            targets: (M, 6) image, class, x, y, w, h normalised.
+            side: resize the images to this side in pixels first (multi-scale training).
+        """
+        device = self._compute.device
+        x = images.to(device, non_blocking=True).float() / 255
+        if side is not None and side != x.shape[-1]:
+            x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with self._compute.precision.autocast(device):
+            raw = self._parallel(x)
+        return self._loss(raw, targets.to(device, non_blocking=True))
+
+    def backward(self, loss: Tensor) -> None:
+        """Take in the gradients of a finite loss, and step when the plan of this iteration says so."""
+        plan = self._schedule.at(self.iteration)
+        apply_plan(self._optimizer, plan)
+        # DDP averages the gradients of the ranks; the recipe sums them over the whole batch.
+        self._scaler.scale(loss * self._compute.ranks.world_size).backward()
+        if self.iteration - self._last_update >= plan.accumulate:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._optimizer.zero_grad(set_to_none=True)
+            self.ema.update(self.model)
+            self._last_update = self.iteration
+        self.iteration += 1
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the weights in the latest iteration."""
+        return self._schedule.at(max(self.iteration - 1, 0)).lr
+
+    def state(self) -> TrainingState:
+        """Return everything that a later process needs to go on exactly here."""
+        groups = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "momentum": momentum_by_name(self._optimizer, self.model),
+            "gradient": gradients_by_name(self.model),
+        }
+        tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
+        values: dict[str, Any] = {
+            "iteration": self.iteration,
+            "last_update": self._last_update,
+            "ema_updates": self.ema.updates,
+            "scaler": self._scaler.state_dict(),
+        }
+        return TrainingState(tensors=tensors, values=values)
+
+    def load(self, state: TrainingState) -> None:
+        """Go on from what `state` returned."""
+        self.model.load_state_dict(state.group("model"))
+        self.ema.model.load_state_dict(state.group("ema"))
+        load_momentum(self._optimizer, self.model, state.group("momentum"))
+        load_gradients(self.model, state.group("gradient"))
+        self.iteration = state.values["iteration"]
+        self._last_update = state.values["last_update"]
+        self.ema.updates = state.values["ema_updates"]
+        if state.values["scaler"]:
+            self._scaler.load_state_dict(state.values["scaler"])
+
+
+def _parallel(model: DetectionModel, compute: Compute) -> nn.Module:
+    if compute.ranks.world_size == 1:
+        return model
+    devices = [compute.device] if compute.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices)
