@@ -1,10 +1,13 @@
-"""The two graphs of release v6.0 as tables, and the model that is built from them."""
+"""The two graphs of release v6.0 as tables, and the model that is built from them.
+
+Graphs of v5.0 are the same tables with three changes, so that old checkpoints can be used.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +19,7 @@ from yolo_core.model.layers import C3, SPPF, Concat, Conv
 from yolo_core.model.variants import Variant, get_variant
 
 Kind = Literal["conv", "c3", "sppf", "upsample", "concat", "detect"]
+Release = Literal["6.0", "5.0"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +101,26 @@ P6_GRAPH: tuple[Layer, ...] = (
 # fmt: on
 
 
+def graph_of(variant: Variant, release: Release = "6.0") -> tuple[Layer, ...]:
+    """The graph of a variant, as rows to be multiplied.
+
+    Against v6.0, v5.0 repeats the C3 of stride 8 nine times, and pools before the backbone's last C3, which
+    has no shortcut. Its Focus stem and SPP are built as the strided Conv and SPPF that equal them.
+    """
+    graph = list(P6_GRAPH if variant.p6 else P5_GRAPH)
+    if release == "5.0":
+        graph[4] = replace(graph[4], repeats=9)
+        pool = pooling_index(variant, "6.0")
+        graph[pool - 1], graph[pool] = graph[pool], replace(graph[pool - 1], shortcut=False)
+    return tuple(graph)
+
+
+def pooling_index(variant: Variant, release: Release) -> int:
+    """Index of the SPPF layer in a variant's graph."""
+    last = 11 if variant.p6 else 9
+    return last if release == "6.0" else last - 1
+
+
 def scale_channels(channels: int, width: float) -> int:
     """Multiply a layer's channels by the variant's width, rounded up to a multiple of 8."""
     return math.ceil(channels * width / 8) * 8
@@ -111,9 +135,9 @@ class DetectionModel(nn.Module):
     """A YOLOv5 v6.0 detector.
 
     ``model`` holds the layers in graph order, so that state-dict names are ``model.<i>...`` as in
-    the release's checkpoints. Attributes: ``variant`` (name), ``names`` (of the classes), ``num_classes``,
-    ``stride`` (pixels per cell of each level, a CPU tensor), ``detect`` (the head) and ``metadata`` (what the
-    checkpoint that the model came from says of itself).
+    the release's checkpoints. Attributes: ``variant`` (name), ``release`` (of the graph), ``names`` (of the
+    classes), ``num_classes``, ``stride`` (pixels per cell of each level, a CPU tensor), ``detect`` (the head)
+    and ``metadata`` (what the checkpoint that the model came from says of itself).
     """
 
     def __init__(
@@ -122,14 +146,16 @@ class DetectionModel(nn.Module):
         num_classes: int,
         names: Sequence[str],
         anchors: Sequence[Sequence[float]],
+        release: Release = "6.0",
     ) -> None:
         """``anchors`` in input pixels, one row w, h, w, h, ... per level. See `create_model`."""
         super().__init__()
         self.variant = variant.name
+        self.release: Release = release
         self.names = tuple(names)
         self.num_classes = num_classes
         self.metadata: dict[str, Any] = {}
-        graph = P6_GRAPH if variant.p6 else P5_GRAPH
+        graph = graph_of(variant, release)
         self._inputs = tuple(_absolute(layer.inputs, i) for i, layer in enumerate(graph))
         self._kept = frozenset(j for i, row in enumerate(self._inputs) for j in row if j != i - 1)
         self.model = _build_layers(graph, self._inputs, variant, (num_classes, anchors))
@@ -224,6 +250,7 @@ def create_model(
     *,
     names: Sequence[str] | None = None,
     anchors: Sequence[Sequence[float]] | None = None,
+    release: Release = "6.0",
 ) -> DetectionModel:
     """Build one of the ten variants with fresh weights, in training mode.
 
@@ -232,6 +259,7 @@ def create_model(
         num_classes: number of classes, 1 or more.
         names: class names by index; "class0", "class1", ... if not given.
         anchors: one row w, h, w, h, ... in input pixels per level; the release's if not given.
+        release: whose graph; "5.0" only serves to use weights of that time.
 
     Raises:
         UnknownVariantError: no such variant.
@@ -245,7 +273,7 @@ def create_model(
         raise UsageError(f"{len(labels)} class names for {num_classes} classes; give one name per class")
     table = variant.anchors if anchors is None else anchors
     _check_anchors(table, variant)
-    return DetectionModel(variant, num_classes, labels, table)
+    return DetectionModel(variant, num_classes, labels, table, release)
 
 
 def _check_anchors(anchors: Sequence[Sequence[float]], variant: Variant) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from yolo_core.model.graph import DetectionModel
 
+# What the release's counter took for one value; measured from its figures.
+_BATCH_NORM_OPERATIONS = 8
+
 
 def count_parameters(model: nn.Module) -> int:
     """Number of learnable values."""
@@ -18,20 +21,17 @@ def count_parameters(model: nn.Module) -> int:
 def gflops(model: DetectionModel, size: int = 640) -> float:
     """Billions of floating-point operations for one square image of ``size`` pixels.
 
-    A multiplication and an addition count as two, as in the release's table. Convolutions (with bias) and
-    batch normalisations count; activations, pooling and copies do not. Nothing is computed: the
-    model is copied to the `meta` device, where only shapes exist.
+    Counted as in the release's table: two for each multiply-add of a convolution, eight for each value of
+    a batch normalisation (nothing once fused); biases, activations, pooling and copies are left out.
+    Nothing is computed: the model is copied to the `meta` device, where only shapes exist.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     operations = 0
 
     def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
         nonlocal operations
-        if isinstance(module, nn.Conv2d):
-            taps = module.weight[0].numel() + (module.bias is not None)
-            operations += 2 * taps * output.numel()
-        else:
-            operations += 2 * 2 * output.numel()
+        each = 2 * module.weight[0].numel() if isinstance(module, nn.Conv2d) else _BATCH_NORM_OPERATIONS
+        operations += each * output.numel()
 
     for module in shadow.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):

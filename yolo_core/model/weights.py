@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from yolo_core.errors import CheckpointError
-from yolo_core.model.graph import DetectionModel, create_model, scale_channels
+from yolo_core.model.graph import DetectionModel, Release, create_model, pooling_index, scale_channels
+from yolo_core.model.layers import focus_weight_to_conv
 from yolo_core.model.unpickle import Inert, read_pickle
 from yolo_core.model.variants import VARIANTS, get_variant
 
@@ -45,9 +46,10 @@ class MatchReport:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a ``.safetensors`` file of ours, or a ``.pt`` file of release v6.0 or later.
+    """Read a ``.safetensors`` file of ours, or a ``.pt`` file of release v5.0, v6.0 or later.
 
-    A ``.pt`` is read without executing anything (see `yolo_core.model.unpickle`).
+    A ``.pt`` is read without executing anything (see `yolo_core.model.unpickle`). The Focus stem of v5.0
+    becomes the strided convolution that equals it.
 
     Raises:
         CheckpointError: missing, damaged, unsafe, or without a model in it.
@@ -59,7 +61,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         for name, value in checkpoint.state.items()
         if not name.endswith(".anchor_grid")  # v6.0 kept it beside `anchors`; it is their multiple
     }
-    return Checkpoint(state=state, metadata=checkpoint.metadata)
+    return Checkpoint(state=convert_focus_stem(state), metadata=checkpoint.metadata)
+
+
+def convert_focus_stem(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the Focus stem of a v5.0 state dict into a strided Conv; another state dict is only copied."""
+    stem = "model.0.conv.conv.weight"
+    converted = {
+        name.replace("model.0.conv.", "model.0.", 1) if stem in state else name: value
+        for name, value in state.items()
+    }
+    if stem in state:
+        converted["model.0.conv.weight"] = focus_weight_to_conv(state[stem])
+    return converted
 
 
 def load_checkpoint(path: str | Path, *, variant: str | None = None) -> DetectionModel:
@@ -82,7 +96,8 @@ def load_checkpoint(path: str | Path, *, variant: str | None = None) -> Detectio
         raise CheckpointError(f"{path} has {len(names)} class names for {num_classes} classes; it is damaged")
     # On `meta` nothing is computed or allocated; the checkpoint's own tensors move in.
     with torch.device("meta"):
-        model = create_model(found, num_classes, names=names)
+        release = _infer_release(checkpoint.state, found)
+        model = create_model(found, num_classes, names=names, release=release)
     _check_entries(model, checkpoint.state, path)
     model.load_state_dict(checkpoint.state, assign=True)
     for parameter in model.parameters():
@@ -141,11 +156,12 @@ def save_checkpoint(model: DetectionModel, path: str | Path, metadata: Mapping[s
 
 
 def describe(model: DetectionModel) -> dict[str, Any]:
-    """What a model says of itself: variant, names, anchors in pixels, strides, number of classes."""
+    """What a model says of itself: variant, release, names, class count, strides, anchors in pixels."""
     head = model.detect
     pixels = head.anchors.float().cpu() * model.stride.view(-1, 1, 1)
     return {
         "variant": model.variant,
+        "release": model.release,
         "names": list(model.names),
         "num_classes": model.num_classes,
         "stride": list(head.strides),
@@ -229,6 +245,12 @@ def _infer_variant(state: Mapping[str, Tensor], path: str | Path) -> str:
         if (scale_channels(64, variant.width), len(variant.strides)) == (stem.shape[0], len(levels)):
             return variant.name
     raise CheckpointError(f"{path} is none of the ten variants: {stem.shape[0]} stem channels")
+
+
+def _infer_release(state: Mapping[str, Tensor], variant: str) -> Release:
+    """v5.0 has its pooling, which lacks the third Conv of a C3, one layer earlier."""
+    early = pooling_index(get_variant(variant), "5.0")
+    return "6.0" if f"model.{early}.cv3.conv.weight" in state else "5.0"
 
 
 def _head_anchors(state: Mapping[str, Tensor]) -> Tensor | None:
