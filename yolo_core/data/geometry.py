@@ -1,0 +1,174 @@
+"""One random motion per picture: from a canvas to the square that the network sees.
+
+Rotation, scale, shear, translation and perspective become one matrix, so the pixels are
+interpolated once. Matrices act on continuous coordinates (see `yolo_core.data.labels`); OpenCV
+counts from pixel centres, which `warp` allows for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from yolo_core.data.images import Pixels
+from yolo_core.data.labels import Matrix
+from yolo_core.data.letterbox import GREY
+
+_BORDER = (GREY, GREY, GREY)
+# Below this scale the part of the canvas that is seen is larger than twice the picture, which is
+# more than there is: a plain warp then reads less than the resize of an aligned motion.
+_MIN_ALIGNED_SCALE = 0.5
+_MARGIN = 2  # pixels beyond the seen part that interpolation may read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MotionRange:
+    """How strong a random motion may be; all are half-widths of a uniform range.
+
+    ``degrees`` and ``shear`` are angles in degrees, ``translate`` is a share of the picture's
+    side, ``scale`` a share of 1, ``perspective`` the weight of one canvas pixel in the
+    denominator (about 0 to 0.001).
+    """
+
+    degrees: float = 0.0
+    translate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    perspective: float = 0.0
+
+    @property
+    def aligned(self) -> bool:
+        """Whether motions keep lines along the axes."""
+        return self.degrees == 0 and self.shear == 0 and self.perspective == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Motion:
+    """A drawn motion from a canvas to a size x size picture, followed by flips.
+
+    Attributes:
+        matrix: (3, 3) homogeneous, canvas to picture, without the flips.
+        scale: new pixels per old pixel before shear and perspective.
+        size: side of the picture.
+        origin: for an aligned motion the canvas pixel (x, y) at the picture's top-left corner.
+        flip_x, flip_y: whether left and right, or top and bottom, change places at the end.
+    """
+
+    matrix: Matrix
+    scale: float
+    size: int
+    origin: tuple[int, int] | None
+    flip_x: bool = False
+    flip_y: bool = False
+
+    def label_matrix(self) -> Matrix:
+        """Return the matrix for labels: the motion and the flips."""
+        flips = np.eye(3)
+        if self.flip_x:
+            flips[0] = (-1, 0, self.size)
+        if self.flip_y:
+            flips[1] = (0, -1, self.size)
+        return flips @ self.matrix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """A part of a canvas in whole pixels; it may reach beyond the canvas, where all is grey."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def draw_motion(
+    canvas: tuple[int, int], size: int, strength: MotionRange, rng: np.random.Generator
+) -> Motion:
+    """Draw a motion that moves the canvas' centre to the picture's centre, give or take.
+
+    The same number of random values is drawn whatever the strengths. An aligned motion is shifted
+    by less than a canvas pixel so that whole pixels meet at the top-left corner: its translation
+    is random anyway, and a resize can then do the work of a warp in a third of the time.
+
+    Args:
+        canvas: (width, height) in pixels.
+        size: side of the picture.
+        strength: ranges of the draw.
+        rng: source of randomness.
+    """
+    lean_x, lean_y, turn, grow, shear_x, shear_y, move_x, move_y = rng.uniform(-1, 1, 8).tolist()
+    scale = 1 + strength.scale * grow
+    target = [(0.5 + strength.translate * move) * size for move in (move_x, move_y)]
+    if strength.aligned and scale >= _MIN_ALIGNED_SCALE:
+        origin = tuple(round(side / 2 - to / scale) for side, to in zip(canvas, target, strict=True))
+        matrix = np.diag((scale, scale, 1.0))
+        matrix[:2, 2] = -scale * origin[0], -scale * origin[1]
+        return Motion(matrix=matrix, scale=scale, size=size, origin=(origin[0], origin[1]))
+    centre = _translation(-canvas[0] / 2, -canvas[1] / 2)
+    lean = np.eye(3)
+    lean[2, :2] = strength.perspective * lean_x, strength.perspective * lean_y
+    angle = math.radians(strength.degrees * turn)
+    rotate = np.diag((scale, scale, 1.0))
+    rotate[:2, :2] = scale * np.array(
+        ((math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle)))
+    )
+    skew = np.eye(3)
+    skew[0, 1] = math.tan(math.radians(strength.shear * shear_x))
+    skew[1, 0] = math.tan(math.radians(strength.shear * shear_y))
+    matrix = _translation(*target) @ skew @ rotate @ lean @ centre
+    return Motion(matrix=matrix, scale=scale, size=size, origin=None)
+
+
+def seen_window(motion: Motion, canvas: tuple[int, int]) -> Window:
+    """Return the part of the canvas that the picture shows, so that no more need be drawn."""
+    if motion.origin is not None:
+        side = math.ceil(motion.size / motion.scale) + 1
+        left, top = motion.origin
+        return Window(left=left, top=top, right=left + side, bottom=top + side)
+    width, height = canvas
+    size = motion.size
+    square = np.array(((0, 0, 1), (size, 0, 1), (0, size, 1), (size, size, 1)))
+    corners = square @ np.linalg.inv(motion.matrix).T
+    if (corners[:, 2] <= 0).any():  # the horizon crosses the picture: no bound
+        return Window(left=0, top=0, right=width, bottom=height)
+    corners = corners[:, :2] / corners[:, 2:]
+    low = np.floor(corners.min(axis=0)).astype(int) - _MARGIN
+    high = np.ceil(corners.max(axis=0)).astype(int) + _MARGIN
+    left, top = min(max(int(low[0]), 0), width - 1), min(max(int(low[1]), 0), height - 1)
+    right, bottom = max(min(int(high[0]), width), left + 1), max(min(int(high[1]), height), top + 1)
+    return Window(left=left, top=top, right=right, bottom=bottom)
+
+
+def warp(image: Pixels, window: Window, motion: Motion) -> Pixels:
+    """Move the pixels of a canvas window into the picture: (h, w, 3) to (size, size, 3)."""
+    size = motion.size
+    if motion.origin is not None:
+        moved = _resize_aligned(image, motion.scale, size)
+    else:
+        # Pixel centres lie half a pixel inside; OpenCV's matrices go from centre to centre.
+        matrix = _translation(-0.5, -0.5) @ motion.matrix @ _translation(window.left + 0.5, window.top + 0.5)
+        if matrix[2, 0] or matrix[2, 1]:
+            moved = cv2.warpPerspective(image, matrix, (size, size), borderValue=_BORDER)
+        else:
+            moved = cv2.warpAffine(image, matrix[:2], (size, size), borderValue=_BORDER)
+    if motion.flip_x or motion.flip_y:
+        moved = cv2.flip(moved, -1 if motion.flip_x and motion.flip_y else int(motion.flip_x))
+    return moved
+
+
+def _resize_aligned(image: Pixels, scale: float, size: int) -> Pixels:
+    """Resize by exactly ``scale`` from the top-left corner, and cut to size x size."""
+    if scale == 1:
+        return image[:size, :size]
+    # With no target size given, OpenCV uses the scale itself and not the ratio of rounded sizes.
+    moved: Pixels = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return moved[:size, :size]
+
+
+def _translation(x: float, y: float) -> Matrix:
+    matrix = np.eye(3)
+    matrix[:2, 2] = x, y
+    return matrix

@@ -1,0 +1,243 @@
+"""The boxes of one image while it is augmented, as flat arrays, and what motions do to them.
+
+Coordinates are continuous pixels: x runs from 0 at the left edge of the first pixel to the width
+at the right edge of the last. Polygons of all boxes lie one after another in one array, so that
+every step is a few numpy calls, however many boxes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolo_core.data.coco import Sample
+
+Floats = NDArray[np.float32]
+Matrix = NDArray[np.float64]
+
+# Which boxes are worth keeping after a motion (specification, "Data and augmentation").
+MIN_SIDE = 2.0  # pixels
+MAX_ASPECT = 20.0
+MIN_AREA_BOX = 0.1  # share of the area before
+MIN_AREA_POLYGON = 0.01  # a polygon follows the object, so a smaller rest is still right
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Labels:
+    """Boxes of one image.
+
+    Attributes:
+        classes: (n,) class index.
+        boxes: (n, 4) xyxy.
+        counts: (n,) points of each box's polygon; 0 where it has none.
+        points: (sum of counts, 2) xy of the polygons, in the order of the boxes.
+    """
+
+    classes: NDArray[np.int64]
+    boxes: Floats
+    counts: NDArray[np.int64]
+    points: Floats
+
+    def __len__(self) -> int:
+        """Return the number of boxes."""
+        return len(self.classes)
+
+    def moved(self, scale: tuple[float, float] = (1, 1), offset: tuple[float, float] = (0, 0)) -> Labels:
+        """Return the labels at x * scale + offset."""
+        factor, shift = np.array(scale, np.float32), np.array(offset, np.float32)
+        return Labels(
+            classes=self.classes,
+            boxes=self.boxes * np.tile(factor, 2) + np.tile(shift, 2),
+            counts=self.counts,
+            points=self.points * factor + shift,
+        )
+
+    def clipped(self, width: float, height: float) -> Labels:
+        """Return the labels with boxes cut at the image's edges; boxes that are outside go."""
+        limits = np.array((width, height, width, height), np.float32)
+        boxes = np.clip(self.boxes, 0, limits)
+        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        cut = Labels(classes=self.classes, boxes=boxes, counts=self.counts, points=self.points)
+        return cut if inside.all() else cut.selected(inside)
+
+    def selected(self, chosen: NDArray[np.bool_]) -> Labels:
+        """Return the labels where ``chosen`` (n,) holds."""
+        return Labels(
+            classes=self.classes[chosen],
+            boxes=self.boxes[chosen],
+            counts=self.counts[chosen],
+            points=self.points[np.repeat(chosen, self.counts)],
+        )
+
+    def polygon(self, index: int) -> Floats:
+        """Return the (k, 2) polygon of one box; k is 0 where it has none."""
+        start = int(self.counts[:index].sum())
+        return self.points[start : start + int(self.counts[index])]
+
+
+def labels_of(sample: Sample) -> Labels:
+    """Return what a sample teaches: its boxes cut to the image, without crowds and empty boxes."""
+    counts = np.array([0 if polygon is None else len(polygon) for polygon in sample.polygons], np.int64)
+    polygons = [polygon for polygon in sample.polygons if polygon is not None]
+    labels = Labels(
+        classes=sample.classes,
+        boxes=sample.boxes,
+        counts=counts,
+        points=np.concatenate(polygons) if polygons else np.zeros((0, 2), np.float32),
+    )
+    return labels.selected(~sample.crowd).clipped(sample.width, sample.height)
+
+
+def joined(parts: Sequence[Labels]) -> Labels:
+    """Return the labels of several parts as one; no parts give no labels."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return no_labels()
+    return Labels(
+        classes=np.concatenate([part.classes for part in parts]),
+        boxes=np.concatenate([part.boxes for part in parts]),
+        counts=np.concatenate([part.counts for part in parts]),
+        points=np.concatenate([part.points for part in parts]),
+    )
+
+
+def no_labels() -> Labels:
+    """Return the labels of a picture without objects."""
+    return Labels(
+        classes=np.zeros(0, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        counts=np.zeros(0, np.int64),
+        points=np.zeros((0, 2), np.float32),
+    )
+
+
+def transformed(labels: Labels, matrix: Matrix, scale: float, size: int) -> Labels:
+    """Return the labels after a motion into a size x size picture, without those not worth keeping.
+
+    A box becomes the box round its four moved corners. Where there is a polygon, the box is that
+    round the visible part of the moved polygon, inside the moved box.
+
+    Args:
+        labels: cut to the canvas that moves.
+        matrix: (3, 3) homogeneous, from canvas to picture.
+        scale: side length after the motion over that before, which the area rule allows for.
+        size: side of the picture in pixels.
+    """
+    if not len(labels):
+        return labels
+    boxes = np.clip(_corner_boxes(labels.boxes, matrix), 0, size)
+    has_polygon = labels.counts > 0
+    if has_polygon.any():
+        outlines = _apply(labels.points, matrix)
+        around = polygon_boxes(outlines, labels.counts[has_polygon], size)
+        inside = boxes[has_polygon]
+        boxes[has_polygon] = np.concatenate(
+            [np.maximum(inside[:, :2], around[:, :2]), np.minimum(inside[:, 2:], around[:, 2:])], axis=1
+        )
+    kept = worth_keeping(labels.boxes * scale, boxes, np.where(has_polygon, MIN_AREA_POLYGON, MIN_AREA_BOX))
+    return Labels(
+        classes=labels.classes[kept],
+        boxes=boxes[kept].astype(np.float32),
+        counts=np.zeros(int(kept.sum()), np.int64),
+        points=np.zeros((0, 2), np.float32),
+    )
+
+
+def worth_keeping(
+    before: NDArray[np.floating], after: NDArray[np.floating], min_area: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Tell which boxes survive a motion.
+
+    Args:
+        before: (n, 4) xyxy at the new scale.
+        after: (n, 4) xyxy, cut to the picture.
+        min_area: (n,) least share of the area before.
+
+    Returns:
+        (n,) true where both sides are over 2 pixels, enough area is left and the aspect is under 20.
+    """
+    old = before[:, 2:] - before[:, :2]
+    new = after[:, 2:] - after[:, :2]
+    short, long = new.min(axis=1), new.max(axis=1)
+    area = np.maximum(old[:, 0] * old[:, 1], 1e-12)  # an empty box before cannot grow
+    share = new[:, 0] * new[:, 1] / area
+    kept: NDArray[np.bool_] = (short > MIN_SIDE) & (share > min_area) & (long < MAX_ASPECT * short)
+    return kept
+
+
+def polygon_boxes(points: Matrix, counts: NDArray[np.int64], size: int) -> Matrix:
+    """Return the boxes round the parts of polygons that lie inside a size x size picture.
+
+    Each edge is cut at the picture's sides (Liang and Barsky, 1984); a corner of the picture that
+    lies inside a polygon belongs to its visible part too (crossing number).
+
+    Args:
+        points: (k, 2) xy of all polygons, one after another.
+        counts: (m,) points of each, all positive.
+        size: side of the picture.
+
+    Returns:
+        (m, 4) xyxy; zeros for a polygon that is not visible.
+    """
+    starts = np.cumsum(counts) - counts
+    following = np.arange(1, len(points) + 1)
+    following[starts + counts - 1] = starts  # each polygon closes on itself
+    ends = points[following]
+    enter, leave = _cut_edges(points, ends, size)
+    visible = enter <= leave
+    step = ends - points
+    first, last = points + enter[:, None] * step, points + leave[:, None] * step
+    low = np.where(visible[:, None], np.minimum(first, last), np.inf)
+    high = np.where(visible[:, None], np.maximum(first, last), -np.inf)
+    low, high = np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
+    corners = np.array([(0, 0), (size, 0), (0, size), (size, size)], np.float64)
+    covered = _corners_inside(points, ends, starts, corners)[:, :, None]  # (4, m, 1)
+    low = np.minimum(low, np.where(covered, corners[:, None], np.inf).min(axis=0))
+    high = np.maximum(high, np.where(covered, corners[:, None], -np.inf).max(axis=0))
+    boxes = np.concatenate([low, high], axis=1)
+    return np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, 0.0)
+
+
+def _cut_edges(starts: Matrix, ends: Matrix, size: int) -> tuple[Matrix, Matrix]:
+    """Return where along each edge (0 to 1) it enters and leaves the picture; enter > leave: never."""
+    step = ends - starts
+    still = step == 0
+    safe = np.where(still, 1.0, step)
+    first, second = -starts / safe, (size - starts) / safe
+    # An edge along a side's direction is between the two sides all the way, or never.
+    never = still & ((starts < 0) | (starts > size))
+    enter = np.where(still, 0.0, np.minimum(first, second))
+    leave = np.where(still, 1.0, np.maximum(first, second))
+    enter[never], leave[never] = 1.0, 0.0
+    return np.maximum(enter.max(axis=1), 0.0), np.minimum(leave.min(axis=1), 1.0)
+
+
+def _corners_inside(
+    points: Matrix, ends: Matrix, starts: NDArray[np.int64], corners: Matrix
+) -> NDArray[np.bool_]:
+    """Tell which corners (c, 2) lie inside which of m polygons: (c, m)."""
+    x, y = corners[:, :1], corners[:, 1:]
+    spans = (points[:, 1] > y) != (ends[:, 1] > y)
+    rise = ends[:, 1] - points[:, 1]
+    slope = (ends[:, 0] - points[:, 0]) / np.where(rise == 0, 1.0, rise)
+    crossed = spans & (x < points[:, 0] + (y - points[:, 1]) * slope)
+    inside: NDArray[np.bool_] = np.add.reduceat(crossed.astype(np.int64), starts, axis=1) % 2 == 1
+    return inside
+
+
+def _corner_boxes(boxes: Floats, matrix: Matrix) -> Matrix:
+    """Return the (n, 4) xyxy boxes round the moved corners of boxes."""
+    corners = _apply(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), matrix).reshape(-1, 4, 2)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def _apply(points: Floats, matrix: Matrix) -> Matrix:
+    """Move (k, 2) points by a homogeneous matrix."""
+    moved: Matrix = points.astype(np.float64) @ matrix[:2, :2].T + matrix[:2, 2]
+    if matrix[2, 0] or matrix[2, 1]:
+        moved /= points.astype(np.float64) @ matrix[2, :2, None] + matrix[2, 2]
+    return moved

@@ -1,0 +1,257 @@
+"""Batches for training: augmented, shuffled, shared out over workers, made ahead by threads.
+
+Every random choice of an example comes from a generator seeded by (seed, epoch, position in the
+epoch), so a batch is the same whatever the number of threads or workers, and an epoch can be
+taken up again at any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from yolo_core.data.augment import Augmentation, augmented
+from yolo_core.data.cache import CacheSettings, ImageCache, no_cache
+from yolo_core.data.coco import Sample
+from yolo_core.data.eval_loader import EvalBatch, EvalLoader, EvalLoaderSettings
+from yolo_core.data.images import Pixels
+from yolo_core.data.labels import Labels, labels_of
+from yolo_core.data.letterbox import fit_size
+from yolo_core.data.prefetch import prefetched
+from yolo_core.errors import DataError
+
+__all__ = [
+    "EvalBatch",
+    "EvalLoader",
+    "EvalLoaderSettings",
+    "TrainBatch",
+    "TrainLoader",
+    "TrainLoaderSettings",
+]
+
+_ORDER, _EXAMPLE = 0, 1  # keep the shuffle's random numbers apart from the examples'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainLoaderSettings:
+    """How training batches are made.
+
+    Attributes:
+        image_size: side of the square images in pixels.
+        batch_size: images per step over all ranks.
+        augmentation: strengths.
+        seed: of shuffling and augmentation, not negative.
+        threads: that make batches ahead; each works on a batch of its own.
+        rank, world_size: this worker's share of every batch.
+        pin_memory: put images where a GPU copies them from without waiting; needs a GPU.
+    """
+
+    image_size: int
+    batch_size: int
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    threads: int = 1
+    rank: int = 0
+    world_size: int = 1
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings with a `ValueError` that names the field."""
+        for name in ("image_size", "batch_size", "threads", "world_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must be within 0..{self.world_size - 1}, not {self.rank}")
+        if self.batch_size < self.world_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} leaves nothing for some of {self.world_size} ranks"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainBatch:
+    """One rank's part of a training batch.
+
+    Attributes:
+        images: (B, 3, S, S) uint8 RGB.
+        targets: (M, 6) float32 rows of image in this batch, class, then x, y of the centre and
+            w, h, as shares of the side.
+        paths: of the image that each example started from.
+    """
+
+    images: Tensor
+    targets: Tensor
+    paths: tuple[str, ...]
+
+
+class TrainLoader:
+    """Iterates over one epoch's batches; call `set_epoch` before each epoch.
+
+    Each image starts one example per epoch. Batches take ``batch_size`` of them and split them
+    over the ranks; the last batch takes what is left. A rest too small to give every rank an image
+    joins the batch before, so every rank has the same number of batches, none of them empty, and
+    no image comes twice or is left out. Parts of the last batch may differ by one image.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], settings: TrainLoaderSettings, cache: ImageCache | None = None
+    ) -> None:
+        """Take images of a split; a cache must hold linear images of the training size.
+
+        Raises:
+            DataError: there are fewer images than ranks.
+        """
+        if len(samples) < settings.world_size:
+            raise DataError(f"{len(samples)} training images cannot feed {settings.world_size} workers")
+        self.settings = settings
+        self._source = _Source(samples, cache or no_cache(CacheSettings(image_size=settings.image_size)))
+        if self._source.cache.settings.image_size != settings.image_size:
+            size = self._source.cache.settings.image_size
+            raise ValueError(f"the cache holds images of {size} px, not {settings.image_size}")
+        self._bounds = _batch_bounds(len(samples), settings.batch_size, settings.world_size)
+        self._augmentation = settings.augmentation
+        self._weights: NDArray[np.float64] | None = None
+        self._epoch = 0
+        self._start = 0
+        cv2.setNumThreads(0)  # the loader's own threads share the cores; OpenCV's would fight them
+
+    def set_epoch(
+        self,
+        epoch: int,
+        *,
+        start_batch: int = 0,
+        mosaic: float | None = None,
+        image_weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Choose what the next iteration yields.
+
+        Args:
+            epoch: number that seeds the order and the augmentation.
+            start_batch: first batch to yield; those before it are skipped without being made.
+            mosaic: probability of mosaics in this epoch; None takes the settings'. Zero closes it.
+            image_weights: (n,) how often each image should start an example, relatively; they are
+                then drawn with replacement. None: each image once.
+        """
+        if not 0 <= start_batch <= len(self):
+            raise ValueError(f"start_batch must be within 0..{len(self)}, not {start_batch}")
+        usual = self.settings.augmentation
+        self._augmentation = usual if mosaic is None else replace(usual, mosaic=mosaic)
+        self._weights = image_weights
+        self._epoch, self._start = epoch, start_batch
+
+    def __len__(self) -> int:
+        """Return the number of batches of a whole epoch, the same on every rank."""
+        return len(self._bounds)
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        """Yield the epoch's batches from ``start_batch`` on."""
+        epoch = _Epoch(
+            number=self._epoch,
+            order=self._order(),
+            augmentation=self._augmentation,
+        )
+
+        def make(bounds: tuple[int, int]) -> TrainBatch:
+            return self._batch(epoch, *self._share(bounds))
+
+        return prefetched(make, self._bounds[self._start :], threads=self.settings.threads)
+
+    def _order(self) -> NDArray[np.int64]:
+        """Return the image that each position of the epoch starts from, the same on all ranks."""
+        rng = np.random.default_rng(
+            np.random.SeedSequence(self.settings.seed, spawn_key=(_ORDER, self._epoch))
+        )
+        count = len(self._source)
+        if self._weights is None:
+            return rng.permutation(count)
+        return rng.choice(count, count, p=self._weights / self._weights.sum())
+
+    def _share(self, bounds: tuple[int, int]) -> tuple[int, int]:
+        """Return this rank's positions of a batch: parts that differ by one image at most."""
+        first, last = bounds
+        rank, world = self.settings.rank, self.settings.world_size
+        return first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world
+
+    def _batch(self, epoch: _Epoch, first: int, last: int) -> TrainBatch:
+        size = self.settings.image_size
+        images = torch.empty(
+            (last - first, 3, size, size), dtype=torch.uint8, pin_memory=self.settings.pin_memory
+        )
+        planes = images.numpy()
+        targets = []
+        for slot, position in enumerate(range(first, last)):
+            key = (_EXAMPLE, epoch.number, position)
+            rng = np.random.default_rng(np.random.SeedSequence(self.settings.seed, spawn_key=key))
+            index = int(epoch.order[position])
+            image, labels = augmented(index, self._source, epoch.augmentation, size, rng)
+            cv2.split(image, list(planes[slot]))
+            targets.append(_target_rows(slot, labels, size))
+        return TrainBatch(
+            images=images,
+            targets=torch.from_numpy(np.concatenate(targets)),
+            paths=tuple(str(self._source.samples[index].path) for index in epoch.order[first:last]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Epoch:
+    """What one iteration goes by, whatever `set_epoch` says meanwhile."""
+
+    number: int
+    order: NDArray[np.int64]
+    augmentation: Augmentation
+
+
+class _Source:
+    """The split's images at training size, as `yolo_core.data.mosaic.ImageSource`."""
+
+    def __init__(self, samples: Sequence[Sample], cache: ImageCache) -> None:
+        self.samples = samples
+        self.cache = cache
+        # Filled on first use; two threads that meet here write the same thing.
+        self._labels: list[Labels | None] = [None] * len(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def size(self, index: int) -> tuple[int, int]:
+        sample = self.samples[index]
+        return fit_size(sample.width, sample.height, self.cache.settings.image_size)
+
+    def pixels(self, index: int) -> Pixels:
+        return self.cache.get(self.samples[index])
+
+    def labels(self, index: int) -> Labels:
+        labels = self._labels[index]
+        if labels is None:
+            sample, (width, height) = self.samples[index], self.size(index)
+            labels = labels_of(sample).moved(scale=(width / sample.width, height / sample.height))
+            self._labels[index] = labels
+        return labels
+
+
+def _batch_bounds(count: int, batch: int, ranks: int) -> list[tuple[int, int]]:
+    """Cut positions 0..count into batches; a last one too small for all ranks joins its neighbour."""
+    edges = [*range(0, count, batch), count]
+    if len(edges) > 2 and edges[-1] - edges[-2] < ranks:
+        del edges[-2]
+    return list(pairwise(edges))
+
+
+def _target_rows(slot: int, labels: Labels, size: int) -> NDArray[np.float32]:
+    rows = np.empty((len(labels), 6), np.float32)
+    rows[:, 0] = slot
+    rows[:, 1] = labels.classes
+    low, high = labels.boxes[:, :2], labels.boxes[:, 2:]
+    rows[:, 2:4] = (low + high) / (2 * size)
+    rows[:, 4:] = (high - low) / size
+    return rows
