@@ -7,13 +7,15 @@ or cluster is out of reach; 130 or 143 interrupted.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from components.cli import Parser, complain, new_parser, say, show, unexpected
 from components.runner import Options, resolve, run_stage
@@ -39,6 +41,10 @@ COMMANDS = {
 _SIGTERM_CODE = 143
 
 
+class Terminated(SystemExit):
+    """The process was asked to end; a `SystemExit`, so that nothing on the way up takes it for an error."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code; errors go to stderr in one or two lines."""
     debug = "--debug" in argv
@@ -52,12 +58,17 @@ def main(argv: Sequence[str]) -> int:
         return _dispatch(list(argv))
     except YoloError as error:
         if debug:
-            raise
+            traceback.print_exc()
         complain(str(error))
+        if "--json" in argv:
+            say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")
         return 130
+    except Terminated:
+        complain("interrupted by a termination signal")
+        return _SIGTERM_CODE
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -66,8 +77,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0 if argv else UsageError.exit_code
     name, rest = argv[0], argv[1:]
     if name in COMMANDS:
-        result: dict[str, Any] = resolve(COMMANDS[name][0])(rest)
-        return int(result.pop("exit_code", 0))
+        return int(resolve(COMMANDS[name][0])(rest))
     stages = {stage.name: stage for stage in STAGES}
     if name not in stages:
         raise UsageError(
@@ -132,7 +142,7 @@ def _overview() -> str:
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(_SIGTERM_CODE)
+    raise Terminated(_SIGTERM_CODE)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from pipelines.stages import STAGES
 from yolo_core.errors import UsageError
 
 
-def run_all(argv: Sequence[str]) -> dict[str, Any]:
-    """Run the whole pipeline and return ``{"exit_code": code}`` of the first stage that fails, or 0."""
+def run_all(argv: Sequence[str]) -> int:
+    """Run the whole pipeline and return the exit code of the first stage that fails, or 0."""
     parser = new_parser("all", "Run every stage in order, each in a process of its own.")
     parser.add_argument("--run-id", help="id of the pipeline run; stages of one run share it")
     options = parser.parse_args(argv)
@@ -35,8 +35,8 @@ def run_all(argv: Sequence[str]) -> dict[str, Any]:
         code = subprocess.run([sys.executable, *words, *shared], check=False).returncode
         if code:
             complain(f"stage {stage.name} ended with exit code {code}; the stages after it did not run")
-            return {"exit_code": code}
-    return {"exit_code": 0}
+            return code
+    return 0
 
 
 def _jobs(variants: Any) -> Iterator[tuple[Stage, str | None]]:

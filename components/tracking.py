@@ -60,8 +60,10 @@ class RunIdentity:
         return f"{self.stage} {self.variant}" if self.variant else self.stage
 
 
-def connect(config: TrackingConfig, root: Path) -> Any:
+def connect(config: TrackingConfig, root: Path, *, create: bool = True) -> Any:
     """Return an `mlflow.MlflowClient` of the configured store, and make it MLflow's current one.
+
+    ``create`` lets a SQLite file be made that is not there yet.
 
     Raises:
         UnreachableError: the server does not answer; after at most 15 seconds.
@@ -69,11 +71,14 @@ def connect(config: TrackingConfig, root: Path) -> Any:
     """
     uri = resolve_uri(config, root)
     check_answers(uri)
+    if not create and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise UsageError(f"no MLflow database at {uri.removeprefix(SQLITE)}; set tracking.uri or --workspace")
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     import mlflow
 
-    with mlflow_errors(uri), _few_retries():
+    # The lock: two processes that make the tables at once fail, in spite of MLflow's own lock.
+    with mlflow_errors(uri), _few_retries(), _store_lock(uri):
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         client = mlflow.MlflowClient()

@@ -149,7 +149,7 @@ def _open_model(options: Namespace, params: dict[str, Any]) -> RegisteredModel:
     from components.tracking import connect, mlflow_errors
 
     tracking = load_section(params, "tracking", TrackingConfig)
-    client = connect(tracking, Path(options.workspace).resolve())
+    client = connect(tracking, Path(options.workspace).resolve(), create=False)
     uri = str(client.tracking_uri)
     with mlflow_errors(uri):
         known = {model.name: model for model in client.search_registered_models(max_results=1000)}

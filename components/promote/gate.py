@@ -40,9 +40,8 @@ class Candidate:
     def value(self, metric: str) -> float:
         """Return a metric, or raise `UsageError` when the version has none of that name."""
         if metric not in self.metrics:
-            raise UsageError(
-                f"version {self.version} has no metric {metric!r}; it has {', '.join(sorted(self.metrics)) or 'none'}"
-            )
+            known = ", ".join(sorted(self.metrics)) or "none"
+            raise UsageError(f"version {self.version} has no metric {metric!r}; it has {known}")
         return self.metrics[metric]
 
 

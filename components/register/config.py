@@ -13,8 +13,8 @@ _PREFIX = re.compile(r"[A-Za-z0-9._ -]*")  # MLflow refuses / : and quotes in a 
 class RegisterConfig:
     """How a trained variant becomes a version in the registry.
 
-    The registered model is called ``name_prefix`` + variant. ``format`` is what the registered pyfunc runs: the
-    checkpoint itself, or one of the exports. Every version carries the checkpoint and all exports.
+    The registered model is called ``name_prefix`` + variant. ``format`` is what the registered pyfunc
+    runs: the checkpoint itself, or one of the exports. Every version carries the checkpoint and all exports.
     """
 
     name_prefix: str

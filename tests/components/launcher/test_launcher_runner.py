@@ -1,0 +1,277 @@
+"""Running a stage: what is checked before it, what it finds, what is left after it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components import runner
+from components.job import Job
+from components.store import TrackingConfig
+from yolo_core.errors import GateError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateLike:
+    """The keys of section ``validate``."""
+
+    box_tolerance: float
+    min_instances: int
+
+
+Work = Callable[[Any, Job], dict[str, Any]]
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
+    """Let a function of the test be the work of ``validate``: the launcher is tested here, not the stage."""
+
+    def install(work: Work) -> None:
+        module = types.ModuleType("stage_of_the_test")
+        module.run = work  # type: ignore[attr-defined]
+        module.Config = ValidateLike  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(runner.WORK, "validate", ("stage_of_the_test:Config", "stage_of_the_test:run"))
+
+    return install
+
+
+@pytest.fixture
+def ready(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with a dataset folder, and the working directory in it."""
+    folder = workspace / "data" / "dataset"
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text('{"digest": "sha256:feed"}', encoding="utf-8")
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+def write_outputs(_config: Any, job: Job) -> dict[str, Any]:
+    job.path("reports/validation").mkdir()
+    job.path("reports/validation.json").write_text('{"success": true}', encoding="utf-8")
+    return {"success": True}
+
+
+def client_of(workspace: Path) -> Any:
+    from components.tracking import connect
+
+    return connect(TrackingConfig(uri=None, experiment="yolo-mlops"), workspace)
+
+
+def runs_of(workspace: Path) -> dict[str, Any]:
+    client = client_of(workspace)
+    experiment = client.get_experiment_by_name("yolo-mlops").experiment_id
+    return {run.info.run_name: run for run in client.search_runs([experiment])}
+
+
+def test_success_is_shown_tracked_and_tagged(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
+    stage(write_outputs)
+    done = launch("validate", "--run-id", "r1", "--json", "--set", "validate.min_instances=3")
+    assert done.code == 0, done.err
+    assert done.result["result"] == {"success": True}
+    assert done.result["outputs"] == ["reports/validation", "reports/validation.json"]
+    runs = runs_of(ready)
+    child, parent = runs["validate"], runs["r1"]
+    assert child.info.run_id == done.result["mlflow_run_id"]
+    assert child.data.params == {"validate.box_tolerance": "1.0", "validate.min_instances": "3"}
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["pipeline.orchestrator"] == "cli"
+    assert child.data.tags["dataset.digest"] == parent.data.tags["dataset.digest"] == "sha256:feed"
+    assert child.info.status == parent.info.status == "FINISHED"
+    assert not (ready / "mlruns").exists()
+
+
+def test_stale_outputs_are_cleared_but_not_what_links_point_to(
+    ready: Path, stage: Callable[[Work], None], launch: Any
+) -> None:
+    cache = ready / "cache"
+    cache.mkdir()
+    (cache / "kept").touch()
+    (ready / "reports").mkdir()
+    (ready / "reports" / "validation").symlink_to(cache)
+    (ready / "reports" / "validation.json").write_text("stale", encoding="utf-8")
+    seen: list[bool] = []
+
+    def work(config: Any, job: Job) -> dict[str, Any]:
+        seen.append(job.path("reports/validation").exists() or job.path("reports/validation.json").exists())
+        return write_outputs(config, job)
+
+    stage(work)
+    assert launch("validate").code == 0
+    assert seen == [False]
+    assert (cache / "kept").exists()
+
+
+def test_a_mistake_deletes_nothing(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
+    stage(write_outputs)
+    report = ready / "reports" / "validation.json"
+    report.parent.mkdir()
+    report.write_text("precious", encoding="utf-8")
+    assert launch("validate", "--set", "validate.min_instances=many").code == 2
+    assert launch("validate", "--set", "tracking.uri=./mlruns").code == 2
+    assert launch("validate", "--set", "tracking.uri=http://127.0.0.1:1").code == 3
+    (ready / "data" / "dataset" / "dataset.json").unlink()
+    (ready / "data" / "dataset").rmdir()
+    assert launch("validate").code == 2
+    assert report.read_text(encoding="utf-8") == "precious"
+
+
+def test_a_gate_that_says_no(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
+    def work(_config: Any, _job: Job) -> dict[str, Any]:
+        raise GateError("3 boxes leave their image; see reports/validation/offenders.csv")
+
+    stage(work)
+    done = launch("validate", "--json")
+    assert done.code == 1
+    assert done.complaint == "error: 3 boxes leave their image; see reports/validation/offenders.csv"
+    assert done.result == {"error": done.complaint.removeprefix("error: "), "exit_code": 1}
+    assert {run.info.status for run in runs_of(ready).values()} == {"FAILED"}
+
+
+def test_retry_continues_the_same_runs(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
+    def broken(_config: Any, job: Job) -> dict[str, Any]:
+        job.tracker.log_metrics({"loss": 2.0}, step=1)
+        raise GateError("no")
+
+    stage(broken)
+    assert launch("validate", "--run-id", "again").code == 1
+    stage(write_outputs)
+    done = launch("validate", "--run-id", "again", "--set", "validate.min_instances=2")
+    assert done.code == 0
+    runs = runs_of(ready)
+    assert set(runs) == {"again", "validate"}
+    child = runs["validate"]
+    assert child.info.status == runs["again"].info.status == "FINISHED"
+    assert child.data.tags["pipeline.attempt"] == "2"
+    assert child.data.tags["pipeline.changed_params"] == "validate.min_instances: 1 -> 2"
+    assert child.data.metrics == {"loss": 2.0}
+
+
+def test_a_stage_that_forgets_an_output(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
+    stage(lambda _config, _job: {})
+    done = launch("validate")
+    assert done.code == 1
+    assert "ended without writing reports/validation, reports/validation.json" in done.complaint
+
+
+def test_interrupt_marks_the_run_killed(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
+    def work(_config: Any, _job: Job) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    stage(work)
+    done = launch("validate")
+    assert (done.code, done.complaint) == (130, "error: interrupted")
+    assert {run.info.status for run in runs_of(ready).values()} == {"KILLED"}
+
+
+def test_an_unexpected_error_fails_the_run_and_passes_on(
+    ready: Path, stage: Callable[[Work], None], launch: Any
+) -> None:
+    def work(_config: Any, _job: Job) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    stage(work)
+    with pytest.raises(ZeroDivisionError):
+        launch("validate")
+    assert {run.info.status for run in runs_of(ready).values()} == {"FAILED"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown stage or command 'trian'"),
+        (["train"], "runs per variant; pass --variant"),
+        (["train", "--variant", "yolov5q"], "unknown model variant 'yolov5q'; choose one of yolov5n"),
+        (["validate", "--variant", "yolov5n"], "does not run per variant"),
+        (["validate", "--params", "none.yaml"], "no params file at none.yaml"),
+        (["validate", "--workspace", "nowhere"], "workspace nowhere is not a folder"),
+        (["validate", "--workspace", "gs://bucket"], "gs:// is not supported"),
+        (["validate", "--set", "validate.box_tolerence=1"], "did you mean 'box_tolerance'"),
+        (["validate", "--run-id", "it's"], "may not be empty or hold quotes"),
+        (["validate", "--varaint", "x"], "unrecognized arguments"),
+        (["validate"], "validate needs data/dataset"),
+    ],
+)
+def test_wrong_usage_is_two_and_names_the_mistake(
+    workspace: Path,
+    stage: Callable[[Work], None],
+    launch: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    message: str,
+) -> None:
+    stage(write_outputs)
+    for name in ("train",):
+        monkeypatch.setitem(runner.WORK, name, ("stage_of_the_test:Config", "stage_of_the_test:run"))
+    monkeypatch.setattr(runner, "load_section", _any_train(runner.load_section))
+    monkeypatch.chdir(workspace)
+    done = launch(*argv)
+    assert done.code == 2
+    assert message in done.complaint
+
+
+def _any_train(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda params, section, cls: None if section == "train" else real(params, section, cls)
+
+
+def test_missing_input_names_the_command_that_makes_it(
+    workspace: Path, stage: Callable[[Work], None], launch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(write_outputs)
+    monkeypatch.chdir(workspace)
+    assert "run `python -m components dataset` first" in launch("validate").complaint
+
+
+def test_an_unknown_section_in_the_file_is_named(
+    ready: Path, stage: Callable[[Work], None], launch: Any, params: dict[str, Any]
+) -> None:
+    stage(write_outputs)
+    (ready / "params.yaml").write_text(yaml.safe_dump({**params, "trian": {}}), encoding="utf-8")
+    done = launch("validate")
+    assert done.code == 2
+    assert "trian is not a known section" in done.complaint
+
+
+def test_run_id_follows_from_what_is_run(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
+    options = runner.Options(params=Path("params.yaml"), workspace=".")
+    first = runner._run_id(options, params)
+    assert first == runner._run_id(options, json.loads(json.dumps(params)))
+    assert first.startswith("local-")
+    assert first == runner._run_id(options, {**params, "tracking": {"uri": "http://other"}})
+    assert first != runner._run_id(options, {**params, "variants": ["yolov5s"]})
+    elsewhere = runner.Options(params=Path("params.yaml"), workspace="/")
+    assert first != runner._run_id(elsewhere, params)
+    monkeypatch.setenv("PIPELINE_RUN_ID", "from-outside")
+    assert runner._run_id(options, params) == "from-outside"
+    with pytest.raises(UsageError, match="may not be empty"):
+        runner._run_id(runner.Options(params=Path("p"), workspace=".", run_id=" "), params)
+
+
+def test_orchestrator_and_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PIPELINE_ORCHESTRATOR", "DVC_STAGE", "GIT_COMMIT"):
+        monkeypatch.delenv(name, raising=False)
+    assert runner.orchestrator() == "cli"
+    monkeypatch.setenv("DVC_STAGE", "train@yolov5n")
+    assert runner.orchestrator() == "dvc"
+    monkeypatch.setenv("PIPELINE_ORCHESTRATOR", "airflow")
+    assert runner.orchestrator() == "airflow"
+    monkeypatch.chdir(tmp_path)
+    assert runner.git_commit() == "unknown"
+    monkeypatch.setenv("GIT_COMMIT", "abc123")
+    assert runner.git_commit() == "abc123"
+
+
+def test_every_stage_has_a_place_in_the_table() -> None:
+    from components.__main__ import STAGE_HELP
+    from pipelines.stages import STAGES
+
+    assert [stage.name for stage in STAGES] == list(runner.WORK) == list(STAGE_HELP)
