@@ -120,7 +120,9 @@ def open_bucket(uri: str) -> Bucket:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     with s3_errors(uri):
         bucket = Bucket(
-            client=boto3.client("s3", region_name=region, config=config), name=name, prefix=prefix.strip("/")
+            client=boto3.session.Session().client("s3", region_name=region, config=config),
+            name=name,
+            prefix=prefix.strip("/"),
         )
         bucket.client.head_bucket(Bucket=name)
     return bucket
