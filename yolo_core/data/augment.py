@@ -17,9 +17,11 @@ from yolo_core.data.geometry import MotionRange, Window, draw_motion, seen_windo
 from yolo_core.data.images import Pixels
 from yolo_core.data.labels import Floats, Labels, joined, transformed
 from yolo_core.data.mosaic import Canvas, ImageSource, cut, mosaic, single
+from yolo_core.data.scratch import Scratch
 
 _MIXUP_BETA = 32.0  # both parameters: ratios stay near one half
 _PASTE_MAX_COVER = 0.30  # of an existing box's area
+_SCRATCH = Scratch()  # per thread
 _SHARES = ("translate", "hsv_h", "hsv_s", "hsv_v", "flipud", "fliplr", "mosaic", "mixup", "copy_paste")
 
 
@@ -84,21 +86,22 @@ class _View:
 
 
 def augmented(
-    index: int, source: ImageSource, strength: Augmentation, size: int, rng: np.random.Generator
-) -> tuple[Pixels, Labels]:
+    index: int, source: ImageSource, strength: Augmentation, rng: np.random.Generator, out: Pixels
+) -> Labels:
     """Make one training example.
 
     Args:
         index: the image to start from; partners are drawn from the whole source.
-        source: images whose longest side is ``size``.
+        source: images whose longest side is that of ``out``.
         strength: what to do, and how much.
-        size: side of the result in pixels.
         rng: the only source of randomness.
+        out: (3, size, size) uint8, contiguous; becomes the RGB picture.
 
     Returns:
-        (size, size, 3) RGB uint8, and the boxes in its pixels.
+        The boxes in pixels of the picture.
     """
     is_mosaic = rng.random() < strength.mosaic
+    size = out.shape[2]
     view = _View(
         size=size,
         flip_x=bool(rng.random() < strength.fliplr),
@@ -107,9 +110,11 @@ def augmented(
     canvas = _draw_mosaic(index, source, size, rng) if is_mosaic else single(index, source, size)
     image, labels = _render(canvas, source, strength, view, rng)
     if is_mosaic and rng.random() < strength.mixup:
+        first = (image.copy(), labels)  # the second picture is drawn into the same memory
         other = _draw_mosaic(int(rng.integers(len(source))), source, size, rng)
-        image, labels = mixup((image, labels), _render(other, source, strength, view, rng), rng)
-    return hsv_to_rgb(image, draw_gains(strength, rng)), labels
+        image, labels = mixup(first, _render(other, source, strength, view, rng), rng)
+    hsv_to_rgb(image, draw_gains(strength, rng), out)
+    return labels
 
 
 def mixup(
@@ -166,21 +171,31 @@ def copy_paste(
 
 def draw_gains(strength: Augmentation, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw the factors of hue, saturation and value: (3,) round 1."""
-    return 1 + rng.uniform(-1, 1, 3) * (strength.hsv_h, strength.hsv_s, strength.hsv_v)
+    return 1.0 + rng.uniform(-1, 1, 3) * (strength.hsv_h, strength.hsv_s, strength.hsv_v)
 
 
-def hsv_to_rgb(image: Pixels, gains: NDArray[np.float64]) -> Pixels:
-    """Multiply hue, saturation and value of a BGR picture, in uint8, and return it as RGB."""
+def hsv_to_rgb(image: Pixels, gains: NDArray[np.float64], out: Pixels) -> None:
+    """Multiply hue, saturation and value of a picture, in uint8.
+
+    Args:
+        image: (h, w, 3) BGR.
+        gains: (3,) factors.
+        out: (3, h, w) uint8; becomes the picture in RGB planes.
+    """
     if (gains == 1).all():
-        plain: Pixels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return plain
+        cv2.split(image, list(out[::-1]))
+        return
     steps = np.arange(256) * gains[:, None]
     tables = np.clip(steps, 0, 255)
     tables[0] = steps[0] % 180  # OpenCV's hue is a half turn of degrees and goes round
-    hsv = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
-    changed = [cv2.LUT(plane, table) for plane, table in zip(hsv, tables.astype(np.uint8), strict=True)]
-    coloured: Pixels = cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2RGB)
-    return coloured
+    hsv, planes = _SCRATCH.picture("hsv", *image.shape[:2]), list(out)
+    cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=hsv)
+    cv2.split(hsv, planes)
+    for plane, table in zip(planes, tables.astype(np.uint8), strict=True):
+        cv2.LUT(plane, table, dst=plane)
+    cv2.merge(planes, hsv)
+    cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=hsv)
+    cv2.split(hsv, planes)
 
 
 def _draw_mosaic(index: int, source: ImageSource, size: int, rng: np.random.Generator) -> Canvas:
@@ -198,16 +213,17 @@ def _render(
     # Flips come last in the recipe, but change places with mixup and colour without a difference.
     motion = replace(motion, flip_x=view.flip_x, flip_y=view.flip_y)
     window = seen_window(motion, extent)
-    labels = canvas.labels(source)
     if strength.copy_paste > 0:
         # What is pasted may come from anywhere, so the whole canvas is needed first.
-        whole = canvas.pixels(source, Window(left=0, top=0, right=canvas.width, bottom=canvas.height))
-        whole, labels = copy_paste(whole, labels, strength.copy_paste, rng)
-        pixels = cut(whole, window)
+        whole = Window(left=0, top=0, right=canvas.width, bottom=canvas.height)
+        drawn, labels = copy_paste(
+            canvas.pixels(source, whole, _SCRATCH), canvas.labels(source, whole), strength.copy_paste, rng
+        )
+        pixels = cut(drawn, window, _SCRATCH)
     else:
-        pixels = canvas.pixels(source, window)
+        pixels, labels = canvas.pixels(source, window, _SCRATCH), canvas.labels(source, window)
     moved = transformed(labels, motion.label_matrix(), motion.scale, view.size)
-    return warp(pixels, window, motion), moved
+    return warp(pixels, window, motion, _SCRATCH), moved
 
 
 def _place(boxes: Floats, existing: Floats) -> NDArray[np.bool_]:

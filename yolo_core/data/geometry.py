@@ -16,6 +16,7 @@ import numpy as np
 from yolo_core.data.images import Pixels
 from yolo_core.data.labels import Matrix
 from yolo_core.data.letterbox import GREY
+from yolo_core.data.scratch import Scratch
 
 _BORDER = (GREY, GREY, GREY)
 # Below this scale the part of the canvas that is seen is larger than twice the picture, which is
@@ -83,6 +84,20 @@ class Window:
     right: int
     bottom: int
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no pixel in it."""
+        return self.left >= self.right or self.top >= self.bottom
+
+    def overlap(self, other: Window) -> Window:
+        """Return what two windows share; it may be empty."""
+        return Window(
+            left=max(self.left, other.left),
+            top=max(self.top, other.top),
+            right=min(self.right, other.right),
+            bottom=min(self.bottom, other.bottom),
+        )
+
 
 def draw_motion(
     canvas: tuple[int, int], size: int, strength: MotionRange, rng: np.random.Generator
@@ -142,30 +157,51 @@ def seen_window(motion: Motion, canvas: tuple[int, int]) -> Window:
     return Window(left=left, top=top, right=right, bottom=bottom)
 
 
-def warp(image: Pixels, window: Window, motion: Motion) -> Pixels:
-    """Move the pixels of a canvas window into the picture: (h, w, 3) to (size, size, 3)."""
-    size = motion.size
-    if motion.origin is not None:
-        moved = _resize_aligned(image, motion.scale, size)
-    else:
-        # Pixel centres lie half a pixel inside; OpenCV's matrices go from centre to centre.
-        matrix = _translation(-0.5, -0.5) @ motion.matrix @ _translation(window.left + 0.5, window.top + 0.5)
-        if matrix[2, 0] or matrix[2, 1]:
-            moved = cv2.warpPerspective(image, matrix, (size, size), borderValue=_BORDER)
-        else:
-            moved = cv2.warpAffine(image, matrix[:2], (size, size), borderValue=_BORDER)
-    if motion.flip_x or motion.flip_y:
-        moved = cv2.flip(moved, -1 if motion.flip_x and motion.flip_y else int(motion.flip_x))
-    return moved
+def warp(image: Pixels, window: Window, motion: Motion, scratch: Scratch) -> Pixels:
+    """Move the pixels of a canvas window into the picture, in scratch memory.
+
+    Args:
+        image: (h, w, 3), the window's pixels.
+        window: where they lie on the canvas.
+        motion: what to do.
+        scratch: gives the memory.
+
+    Returns:
+        (size, size, 3); rows may lie further apart than the size.
+    """
+    moved = (
+        _resize_aligned(image, motion, scratch)
+        if motion.origin is not None
+        else _warp(image, window, motion, scratch)
+    )
+    if not motion.flip_x and not motion.flip_y:
+        return moved
+    flipped = scratch.picture("flipped", motion.size, motion.size)
+    cv2.flip(moved, -1 if motion.flip_x and motion.flip_y else int(motion.flip_x), dst=flipped)
+    return flipped
 
 
-def _resize_aligned(image: Pixels, scale: float, size: int) -> Pixels:
-    """Resize by exactly ``scale`` from the top-left corner, and cut to size x size."""
+def _resize_aligned(image: Pixels, motion: Motion, scratch: Scratch) -> Pixels:
+    """Resize by exactly the motion's scale from the top-left corner."""
+    scale, size = motion.scale, motion.size
     if scale == 1:
         return image[:size, :size]
+    target = scratch.picture("moved", round(image.shape[0] * scale), round(image.shape[1] * scale))
     # With no target size given, OpenCV uses the scale itself and not the ratio of rounded sizes.
-    moved: Pixels = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    moved: Pixels = cv2.resize(image, None, dst=target, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     return moved[:size, :size]
+
+
+def _warp(image: Pixels, window: Window, motion: Motion, scratch: Scratch) -> Pixels:
+    # Pixel centres lie half a pixel inside; OpenCV's matrices go from centre to centre.
+    matrix = _translation(-0.5, -0.5) @ motion.matrix @ _translation(window.left + 0.5, window.top + 0.5)
+    size = (motion.size, motion.size)
+    target = scratch.picture("moved", *size)
+    if matrix[2, 0] or matrix[2, 1]:
+        cv2.warpPerspective(image, matrix, size, dst=target, borderValue=_BORDER)
+    else:
+        cv2.warpAffine(image, matrix[:2], size, dst=target, borderValue=_BORDER)
+    return target
 
 
 def _translation(x: float, y: float) -> Matrix:

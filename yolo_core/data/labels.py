@@ -50,7 +50,7 @@ class Labels:
         factor, shift = np.array(scale, np.float32), np.array(offset, np.float32)
         return Labels(
             classes=self.classes,
-            boxes=self.boxes * np.tile(factor, 2) + np.tile(shift, 2),
+            boxes=(self.boxes.reshape(-1, 2) * factor + shift).reshape(-1, 4),
             counts=self.counts,
             points=self.points * factor + shift,
         )
@@ -129,15 +129,18 @@ def transformed(labels: Labels, matrix: Matrix, scale: float, size: int) -> Labe
     """
     if not len(labels):
         return labels
-    boxes = np.clip(_corner_boxes(labels.boxes, matrix), 0, size)
+    moved = _corner_boxes(labels.boxes, matrix)
+    boxes = np.clip(moved, 0, size)
     has_polygon = labels.counts > 0
-    if has_polygon.any():
-        outlines = _apply(labels.points, matrix)
-        around = polygon_boxes(outlines, labels.counts[has_polygon], size)
-        inside = boxes[has_polygon]
-        boxes[has_polygon] = np.concatenate(
-            [np.maximum(inside[:, :2], around[:, :2]), np.minimum(inside[:, 2:], around[:, 2:])], axis=1
-        )
+    # The polygon tells nothing new where nothing is left, nor where a box stays a box and whole.
+    partial = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & has_polygon
+    if _keeps_axes(matrix):
+        partial &= (boxes != moved).any(axis=1)
+    if partial.any():
+        outlines = _apply(labels.points[np.repeat(partial, labels.counts)], matrix)
+        around = polygon_boxes(outlines, labels.counts[partial], size)
+        low = np.maximum(boxes[partial, :2], around[:, :2])
+        boxes[partial] = np.concatenate([low, np.minimum(boxes[partial, 2:], around[:, 2:])], axis=1)
     kept = worth_keeping(labels.boxes * scale, boxes, np.where(has_polygon, MIN_AREA_POLYGON, MIN_AREA_BOX))
     return Labels(
         classes=labels.classes[kept],
@@ -233,6 +236,10 @@ def _corner_boxes(boxes: Floats, matrix: Matrix) -> Matrix:
     """Return the (n, 4) xyxy boxes round the moved corners of boxes."""
     corners = _apply(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), matrix).reshape(-1, 4, 2)
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def _keeps_axes(matrix: Matrix) -> bool:
+    return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
 
 
 def _apply(points: Floats, matrix: Matrix) -> Matrix:

@@ -192,8 +192,7 @@ class TrainLoader:
             key = (_EXAMPLE, epoch.number, position)
             rng = np.random.default_rng(np.random.SeedSequence(self.settings.seed, spawn_key=key))
             index = int(epoch.order[position])
-            image, labels = augmented(index, self._source, epoch.augmentation, size, rng)
-            cv2.split(image, list(planes[slot]))
+            labels = augmented(index, self._source, epoch.augmentation, rng, planes[slot])
             targets.append(_target_rows(slot, labels, size))
         return TrainBatch(
             images=images,

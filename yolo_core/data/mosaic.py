@@ -12,6 +12,7 @@ from yolo_core.data.geometry import Window
 from yolo_core.data.images import Pixels
 from yolo_core.data.labels import Labels, joined
 from yolo_core.data.letterbox import GREY
+from yolo_core.data.scratch import Scratch
 
 
 class ImageSource(Protocol):
@@ -32,13 +33,10 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """One image on a canvas: which, where its top-left corner is, and its size in pixels."""
+    """One image on a canvas: which, and the canvas pixels that it takes."""
 
     index: int
-    left: int
-    top: int
-    width: int
-    height: int
+    place: Window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,48 +47,46 @@ class Canvas:
     height: int
     tiles: tuple[Tile, ...]
 
-    def labels(self, source: ImageSource) -> Labels:
-        """Return the boxes of all tiles in canvas pixels, cut at its edges."""
-        parts = [source.labels(tile.index).moved(offset=(tile.left, tile.top)) for tile in self.tiles]
+    def labels(self, source: ImageSource, window: Window) -> Labels:
+        """Return the boxes of the tiles seen in a window, in canvas pixels, cut at the canvas' edges."""
+        parts = [
+            source.labels(tile.index).moved(offset=(tile.place.left, tile.place.top))
+            for tile in self.tiles
+            if not self._seen(tile, window).is_empty
+        ]
         return joined(parts).clipped(self.width, self.height)
 
-    def pixels(self, source: ImageSource, window: Window) -> Pixels:
-        """Return the pixels of a window; tiles outside it are not even read."""
-        image = _grey(window)
-        canvas = Window(left=0, top=0, right=self.width, bottom=self.height)
+    def pixels(self, source: ImageSource, window: Window, scratch: Scratch) -> Pixels:
+        """Return the pixels of a window, in scratch memory; tiles outside it are not even read."""
+        image = _grey(window, scratch)
         for tile in self.tiles:
-            place = Window(
-                left=tile.left, top=tile.top, right=tile.left + tile.width, bottom=tile.top + tile.height
-            )
-            seen = _overlap(window, _overlap(place, canvas))
-            if seen.left < seen.right and seen.top < seen.bottom:
-                _part(image, window, seen)[:] = _part(source.pixels(tile.index), place, seen)
+            seen = self._seen(tile, window)
+            if not seen.is_empty:
+                _part(image, window, seen)[:] = _part(source.pixels(tile.index), tile.place, seen)
         return image
 
+    def _seen(self, tile: Tile, window: Window) -> Window:
+        """Return the part of a window that shows a tile."""
+        canvas = Window(left=0, top=0, right=self.width, bottom=self.height)
+        return window.overlap(tile.place).overlap(canvas)
 
-def cut(image: Pixels, window: Window) -> Pixels:
+
+def cut(image: Pixels, window: Window, scratch: Scratch) -> Pixels:
     """Return a window of an image; what reaches beyond it is grey."""
     whole = Window(left=0, top=0, right=image.shape[1], bottom=image.shape[0])
-    seen = _overlap(window, whole)
+    seen = window.overlap(whole)
     if seen == window:
         return _part(image, whole, seen)
-    result = _grey(window)
-    if seen.left < seen.right and seen.top < seen.bottom:
+    result = _grey(window, scratch, "cut")
+    if not seen.is_empty:
         _part(result, window, seen)[:] = _part(image, whole, seen)
     return result
 
 
-def _grey(window: Window) -> Pixels:
-    return np.full((window.bottom - window.top, window.right - window.left, 3), GREY, np.uint8)
-
-
-def _overlap(first: Window, second: Window) -> Window:
-    return Window(
-        left=max(first.left, second.left),
-        top=max(first.top, second.top),
-        right=min(first.right, second.right),
-        bottom=min(first.bottom, second.bottom),
-    )
+def _grey(window: Window, scratch: Scratch, name: str = "canvas") -> Pixels:
+    image = scratch.picture(name, window.bottom - window.top, window.right - window.left)
+    image.fill(GREY)
+    return image
 
 
 def _part(image: Pixels, where: Window, part: Window) -> Pixels:
@@ -102,7 +98,7 @@ def _part(image: Pixels, where: Window, part: Window) -> Pixels:
 def single(index: int, source: ImageSource, size: int) -> Canvas:
     """Place one image in the middle of a size x size canvas."""
     width, height = source.size(index)
-    tile = Tile(index=index, left=(size - width) // 2, top=(size - height) // 2, width=width, height=height)
+    tile = _tile(index, source, (size - width) // 2, (size - height) // 2)
     return Canvas(width=size, height=size, tiles=(tile,))
 
 
@@ -118,5 +114,10 @@ def mosaic(indices: Sequence[int], source: ImageSource, size: int, rng: np.rando
         width, height = source.size(index)
         left = centre_x - width if place % 2 == 0 else centre_x
         top = centre_y - height if place < 2 else centre_y
-        tiles.append(Tile(index=index, left=left, top=top, width=width, height=height))
+        tiles.append(_tile(index, source, left, top))
     return Canvas(width=2 * size, height=2 * size, tiles=tuple(tiles))
+
+
+def _tile(index: int, source: ImageSource, left: int, top: int) -> Tile:
+    width, height = source.size(index)
+    return Tile(index=index, place=Window(left=left, top=top, right=left + width, bottom=top + height))
