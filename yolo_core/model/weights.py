@@ -91,17 +91,13 @@ def load_checkpoint(path: str | Path, *, variant: str | None = None) -> Detectio
     if variant is not None and get_variant(variant).name != found:
         raise CheckpointError(f"{path} holds {found}, not {variant}; name the right variant or file")
     num_classes = _infer_classes(checkpoint.state, found)
-    names = checkpoint.metadata.get("names")
-    if names is not None and len(names) != num_classes:
-        raise CheckpointError(f"{path} has {len(names)} class names for {num_classes} classes; it is damaged")
+    names = _class_names(checkpoint.metadata, num_classes, path)
     # On `meta` nothing is computed or allocated; the checkpoint's own tensors move in.
     with torch.device("meta"):
         release = _infer_release(checkpoint.state, found)
         model = create_model(found, num_classes, names=names, release=release)
     _check_entries(model, checkpoint.state, path)
     model.load_state_dict(checkpoint.state, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     model.metadata = {**checkpoint.metadata, **describe(model)}
     return model.eval()
 
@@ -177,6 +173,8 @@ def _write_atomically(state: dict[str, Tensor], path: Path, header: str) -> None
     try:
         save_file(state, part, metadata={_HEADER_KEY: header})
         part.chmod(0o644)  # mkstemp makes files that only their owner may read
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave the new name with nothing in it
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -188,13 +186,16 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER_KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # clone: the tensors are a view of the file, and would follow (or crash on) its overwriting.
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error})") from error
     try:
         metadata = json.loads(header) if header is not None else {}
     except ValueError as error:
         raise CheckpointError(f"{path} has a damaged header ({error})") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} has a damaged header: no JSON object")
     return Checkpoint(state=state, metadata=metadata)
 
 
@@ -208,8 +209,11 @@ def _read_official(path: Path) -> Checkpoint:
         metadata = _official_metadata(module)
         if isinstance(content.get("epoch"), int):
             metadata["epoch"] = content["epoch"]
-        return Checkpoint(state=_module_state(module, ""), metadata=metadata)
-    if content and all(isinstance(value, Tensor) for value in content.values()):
+        try:
+            return Checkpoint(state=_module_state(module, ""), metadata=metadata)
+        except RecursionError as error:  # a hostile file can put a module into itself
+            raise CheckpointError(f"{path} is damaged: its modules are nested without end") from error
+    if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         return Checkpoint(state=dict(content), metadata={})
     raise CheckpointError(f"{path} holds neither a model nor a state dict")
 
@@ -217,27 +221,27 @@ def _read_official(path: Path) -> Checkpoint:
 def _official_metadata(module: Inert) -> dict[str, Any]:
     names = module.state.get("names")
     if isinstance(names, dict):  # v6.2 and later number them
-        names = [names[key] for key in sorted(names)]
+        names = [names.get(index) for index in range(len(names))]
     return {"names": [str(name) for name in names]} if isinstance(names, list) else {}
 
 
 def _module_state(module: Inert, prefix: str) -> dict[str, Tensor]:
     """Collect a module tree's parameters and buffers under the names a state dict gives them."""
     state: dict[str, Tensor] = {}
-    for table in ("_parameters", "_buffers"):
-        for name, value in (module.state.get(table) or {}).items():
+    for table in ("_parameters", "_buffers", "_modules"):
+        entries = module.state.get(table)
+        for name, value in entries.items() if isinstance(entries, dict) else ():
             if isinstance(value, Tensor):
                 state[f"{prefix}{name}"] = value
-    for name, child in (module.state.get("_modules") or {}).items():
-        if isinstance(child, Inert):
-            state.update(_module_state(child, f"{prefix}{name}."))
+            elif isinstance(value, Inert):
+                state.update(_module_state(value, f"{prefix}{name}."))
     return state
 
 
 def _infer_variant(state: Mapping[str, Tensor], path: str | Path) -> str:
     """Find the variant by the stem's channels and the number of levels."""
     stem, levels = state.get("model.0.conv.weight"), _head_anchors(state)
-    if stem is None or levels is None:
+    if stem is None or levels is None or stem.ndim != 4 or levels.ndim != 3:
         raise CheckpointError(
             f"{path} is not a YOLOv5 v6.0 detector: no stem or head with the release's names"
         )
@@ -261,19 +265,31 @@ def _infer_classes(state: Mapping[str, Tensor], variant: str) -> int:
     """Number of classes: the head has 3 x (5 + nc) outputs."""
     last = 33 if get_variant(variant).p6 else 24
     bias = state.get(f"model.{last}.m.0.bias")
-    return max(len(bias) // 3 - 5, 1) if bias is not None else 1
+    return max(bias.numel() // 3 - 5, 1) if bias is not None else 1
+
+
+def _class_names(metadata: Mapping[str, Any], num_classes: int, path: str | Path) -> list[str] | None:
+    names = metadata.get("names")
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path} has a damaged list of class names")
+    if len(names) != num_classes:
+        raise CheckpointError(f"{path} has {len(names)} class names for {num_classes} classes; it is damaged")
+    return names
 
 
 def _check_entries(model: DetectionModel, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise `CheckpointError` naming the first entry that is missing, left over or of another shape."""
+    """Raise `CheckpointError` naming the first entry that is missing, left over or of another kind."""
     own = model.state_dict()
-    for name in own:
-        if name not in state:
+    for name, wanted in own.items():
+        value = state.get(name)
+        if value is None:
             raise CheckpointError(f"{path} lacks the entry {name} of {model.variant}; it is another model")
-        if state[name].shape != own[name].shape:
+        if value.shape != wanted.shape or value.dtype != wanted.dtype:
             raise CheckpointError(
-                f"{path}: entry {name} has shape {tuple(state[name].shape)}, "
-                f"but {model.variant} needs {tuple(own[name].shape)}"
+                f"{path}: entry {name} is {value.dtype} {tuple(value.shape)}, "
+                f"but {model.variant} needs {wanted.dtype} {tuple(wanted.shape)}"
             )
     extra = next((name for name in state if name not in own), None)
     if extra is not None:
