@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -34,9 +34,9 @@ def painted(seed: int, *, width: int = 96, height: int = 64) -> SourceImage:
     boxes = []
     column = width // 3
     for index, colour in enumerate(COLOURS):
-        w, h = (int(rng.integers(12, limit - 4)) for limit in (column, height))
-        x = index * column + int(rng.integers(0, column - w))
-        y = int(rng.integers(0, height - h))
+        w, h = (int(rng.integers(12, limit - 8)) for limit in (column, height))
+        x = index * column + int(rng.integers(3, column - w - 2))  # never at an edge: neighbours stay apart
+        y = int(rng.integers(3, height - h - 2))
         image[y : y + h, x : x + w] = colour
         polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
         boxes.append(SourceBox(class_index=index, box=(x, y, w, h), segmentation=[polygon]))
@@ -92,3 +92,27 @@ def yolo_images(root: Path) -> Iterator[SourceImage]:
 def _rows(folder: Path, stem: str) -> list[np.ndarray]:
     path = next(folder.rglob(f"{stem}.txt"), None)
     return [np.array(line.split(), float) for line in path.read_text().splitlines()] if path else []
+
+
+@pytest.fixture(scope="session")
+def paint() -> Callable[..., SourceImage]:
+    """The function `painted`, for tests that need their own pictures."""
+    return painted
+
+
+@pytest.fixture(scope="session")
+def encoded() -> Callable[..., bytes]:
+    """The function `encode`: pixels to the bytes of a PNG (or another suffix)."""
+    return encode
+
+
+@pytest.fixture
+def small_folder(tmp_path: Path) -> DetectionDataset:
+    """Three painted pictures in a folder that a test may break."""
+    return write_dataset(
+        tmp_path / "small",
+        {"train": [painted(seed) for seed in range(3)]},
+        class_table(["red", "green", "blue"], [3, 7, 11]),
+        name="small",
+        source="tests",
+    )
