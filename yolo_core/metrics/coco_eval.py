@@ -1,0 +1,62 @@
+"""The official COCO evaluation, through faster-coco-eval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from yolo_core.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CocoMetrics:
+    """COCO's twelve figures, in 0..1; -1 where a range of sizes has no truth.
+
+    AP over IoU .5 to .95, at .5 and at .75; AP of small, medium and large objects (under 32^2, under 96^2 and
+    over, in square pixels of the stored image); average recall with 1, 10 and 100 detections, and by size.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar_1: float
+    ar_10: float
+    ar_100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+
+
+_FIELDS = tuple(CocoMetrics.__dataclass_fields__)
+
+
+def coco_evaluate(annotation_file: Path, detections: Sequence[Mapping[str, Any]]) -> CocoMetrics:
+    """Evaluate COCO result dictionaries (image_id, category_id, bbox as x, y, w, h in pixels, score).
+
+    Raises:
+        DataError: a detection names an image that the annotations do not list.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth_data = json.loads(annotation_file.read_text(encoding="utf-8"))
+    known = {image["id"] for image in truth_data["images"]}
+    strangers = sorted({row["image_id"] for row in detections} - known)
+    if strangers:
+        raise DataError(f"detections name image {strangers[0]}, which {annotation_file} does not list")
+    if not detections:
+        return CocoMetrics(**dict.fromkeys(_FIELDS, 0.0))
+    with redirect_stdout(StringIO()):  # the library prints its progress
+        truth = COCO(truth_data)
+        evaluation = COCOeval_faster(truth, truth.loadRes([dict(row) for row in detections]), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return CocoMetrics(**{name: float(value) for name, value in zip(_FIELDS, evaluation.stats, strict=False)})
