@@ -1,1 +1,1 @@
-"""Materialise one dataset version in the canonical layout."""
+"""Materialise one version of the dataset in the canonical layout of `yolo_core.data.coco`."""
