@@ -47,8 +47,8 @@ def box_sizes(samples: Sequence[Sample], image_size: int) -> Sizes:
     for sample in samples:
         boxes = sample.boxes.astype(np.float64)
         sizes.append((boxes[:, 2:] - boxes[:, :2]) * (image_size / max(sample.width, sample.height)))
-    found = np.concatenate(sizes)
-    return found[(found > 0).all(axis=1)]
+    found: Sizes = np.concatenate(sizes)
+    return found[np.flatnonzero((found > 0).all(axis=1))]
 
 
 def best_possible_recall(sizes: Sizes, anchors: Sizes, limit: float) -> float:
@@ -94,7 +94,8 @@ def search_anchors(sizes: Sizes, count: int, limit: float, *, seed: int = 0) -> 
         mutant_fitness = _fitness(voters, mutant, limit)
         if mutant_fitness > fitness:
             best, fitness = mutant, mutant_fitness
-    return best[np.argsort(best.prod(axis=1), kind="stable")]
+    ordered: Sizes = best[np.argsort(best.prod(axis=1), kind="stable")]
+    return ordered
 
 
 def _closeness(sizes: Sizes, anchors: Sizes) -> Sizes:
@@ -116,7 +117,8 @@ def _mutation(shape: tuple[int, ...], rng: np.random.Generator) -> Sizes:
         chosen = rng.random(shape) < 0.9
         factors = np.where(chosen, 1 + rng.normal(0, 0.1, shape) * rng.random(), 1.0)
         if (factors != 1).any():
-            return factors.clip(0.3, 3.0)
+            clipped: Sizes = np.clip(factors, 0.3, 3.0)
+            return clipped
 
 
 def _kmeans(points: Sizes, count: int, rng: np.random.Generator, rounds: int = 30) -> Sizes:
@@ -135,7 +137,8 @@ def _kmeans(points: Sizes, count: int, rng: np.random.Generator, rounds: int = 3
         if np.allclose(moved, centres):
             break
         centres = moved
-    return centres
+    result: Sizes = centres
+    return result
 
 
 def _as_rows(anchors: Sizes) -> tuple[tuple[float, ...], ...]:

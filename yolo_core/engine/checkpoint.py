@@ -8,7 +8,6 @@ Exported weights are another thing: `yolo_core.model.weights`.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,8 +66,8 @@ def load_state(folder: Path) -> TrainingState:
     document = _read_json(folder)
     if document.get("format") != STATE_FORMAT:
         raise CheckpointError(
-            f"{folder / STATE_FILE} has format {document.get('format')!r}, this version reads {STATE_FORMAT}; "
-            "delete the folder to train anew"
+            f"{folder / STATE_FILE} has format {document.get('format')!r}, but this version reads "
+            f"{STATE_FORMAT}; delete the folder to train anew"
         )
     path = folder / str(document["tensors"])
     try:
@@ -82,7 +81,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def capture_rng() -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 class ModelEma:
     """A frozen copy of a model that follows it slowly.
 
-    After the n-th optimiser step every floating entry of the state becomes ``d * average + (1 - d) * model`` with
-    ``d = decay * (1 - exp(-n / ramp))``, so that the first steps, far from any solution, are soon
-    forgotten (spec, "Training recipe"). Entries of other types are copied as they are.
+    After the n-th optimiser step every floating entry of the state becomes
+    ``d * average + (1 - d) * model`` with ``d = decay * (1 - exp(-n / ramp))``, so that the first steps,
+    far from any solution, are soon forgotten (spec, "Training recipe"). Other entries are copied.
 
     Attributes:
         model: the averaged model, in eval mode, without gradients.

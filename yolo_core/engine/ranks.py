@@ -42,6 +42,13 @@ class Ranks:
         dist.all_reduce(total)
         return total / self.world_size
 
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's value, in the order of ranks; all ranks must call it."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def from_first(self, value: T | None) -> T:
         """Return rank 0's value everywhere; the others pass None."""
         box = [value]

@@ -96,7 +96,7 @@ class TrainStep:
         plan = self._schedule.at(self.iteration)
         apply_plan(self._optimizer, plan)
         # DDP averages the gradients of the ranks; the recipe sums them over the whole batch.
-        self._scaler.scale(loss * self._compute.ranks.world_size).backward()
+        self._scaler.scale(loss * self._compute.ranks.world_size).backward()  # type: ignore[no-untyped-call]
         if self.iteration - self._last_update >= plan.accumulate:
             self._scaler.step(self._optimizer)
             self._scaler.update()

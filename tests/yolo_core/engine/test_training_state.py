@@ -53,7 +53,7 @@ def test_a_process_killed_before_the_last_rename_leaves_the_old_state(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("yolo_core.engine.checkpoint.os.replace", killed)
+    monkeypatch.setattr("yolo_core.engine.checkpoint.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, make_state(2))
     monkeypatch.undo()

@@ -1,0 +1,129 @@
+"""From the params and the dataset to the exact training: recipe, anchors, settings, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from components.train.config import TrainConfig
+from yolo_core.data.coco import DetectionDataset, Sample
+from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors
+from yolo_core.engine.auto_recipe import RunFacts, choose_recipe, describe_data
+from yolo_core.engine.recipe import Hyperparameters, get_preset
+from yolo_core.engine.train import TrainSettings, build_model, settings_document
+from yolo_core.errors import UsageError
+from yolo_core.model.weights import describe
+
+_RESULT_VERSION = 1
+"""Part of the fingerprint: raise it when a change of the code makes old states wrong to resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """One training, decided to the last number.
+
+    ``reasons`` say why the recipe is as it is. ``fingerprint`` names everything that the result depends
+    on, so that an interrupted training is only ever continued by one with the same plan.
+    """
+
+    settings: TrainSettings
+    dataset_root: Path
+    reasons: tuple[str, ...]
+    anchor_fit: AnchorFit
+    fingerprint: str
+
+    @property
+    def run_name(self) -> str:
+        """Name of the folder that keeps this training's states."""
+        return f"{self.settings.variant}-{self.fingerprint[:16]}"
+
+
+def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root: Path) -> TrainPlan:
+    """Decide everything that a training needs; ``root`` is what a relative ``pretrained`` starts from.
+
+    Raises:
+        UsageError: a setting, path or variant is wrong, before anything heavy has started.
+        DataError: the dataset has no training boxes or lacks the val split.
+    """
+    pretrained = _pretrained_path(config.pretrained, root)
+    samples = dataset.samples("train")
+    recipe, reasons = _recipe(config, variant, dataset, samples)
+    settings = TrainSettings(
+        variant=variant,
+        image_size=config.image_size,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        hyperparameters=recipe,
+        pretrained=pretrained,
+        freeze=config.freeze,
+        multi_scale=config.multi_scale,
+        patience=config.patience,
+        precision=config.precision,
+        seed=config.seed,
+        loader_threads=config.loader_threads,
+    )
+    settings.check(config.workers)
+    dataset.annotation_file("val")
+    given = describe(build_model(settings, dataset))["anchors"]
+    fit = fit_anchors(box_sizes(samples, config.image_size), given, recipe.anchor_t, seed=config.seed)
+    if fit.changed:
+        settings = replace(settings, anchors=fit.anchors)
+    return TrainPlan(
+        settings=settings,
+        dataset_root=dataset.root,
+        reasons=(*reasons, _anchor_reason(fit)),
+        anchor_fit=fit,
+        fingerprint=fingerprint(settings, dataset.digest),
+    )
+
+
+def fingerprint(settings: TrainSettings, dataset_digest: str) -> str:
+    """Return a digest of all that decides the result; threads, workers and places are left out."""
+    document = settings_document(settings)
+    del document["loader_threads"]
+    if settings.pretrained is not None:
+        document["pretrained"] = hashlib.sha256(settings.pretrained.read_bytes()).hexdigest()
+    content = {"version": _RESULT_VERSION, "dataset": dataset_digest, "settings": document}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _recipe(
+    config: TrainConfig, variant: str, dataset: DetectionDataset, samples: list[Sample]
+) -> tuple[Hyperparameters, tuple[str, ...]]:
+    if config.preset == "auto":
+        run = RunFacts(
+            variant=variant,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            pretrained=config.pretrained is not None,
+        )
+        choice = choose_recipe(describe_data(samples, len(dataset.names), config.image_size), run)
+        recipe, reasons = choice.hyperparameters, choice.reasons
+    else:
+        recipe, reasons = get_preset(config.preset), (f"{config.preset} exactly, as params ask",)
+    asked = {"schedule": config.schedule, "fliplr": config.hflip}
+    overrides = {key: value for key, value in asked.items() if value is not None} | dict(config.overrides)
+    if overrides:
+        shown = ", ".join(f"{key} {value}" for key, value in overrides.items())
+        reasons = (*reasons, f"{shown}: set in params")
+    return recipe.with_overrides(overrides), reasons
+
+
+def _pretrained_path(given: str | None, root: Path) -> Path | None:
+    if given is None:
+        return None
+    path = root / Path(given).expanduser()
+    if not path.is_file():
+        raise UsageError(f"train.pretrained: no file {path}; give the path of a .pt or .safetensors file")
+    return path.resolve()
+
+
+def _anchor_reason(fit: AnchorFit) -> str:
+    if not fit.changed:
+        return f"the given anchors fit {fit.recall:.1%} of the boxes and are kept"
+    rows = np.round(fit.anchors, 1).tolist()
+    return f"new anchors {rows}: they fit {fit.recall:.1%} of the boxes, the given {fit.recall_before:.1%}"

@@ -1,0 +1,131 @@
+"""Pictures a person wants to see of a training: curves, labels, the first batch, the confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from yolo_core.data.coco import Sample
+
+matplotlib.use("Agg")  # no display on a server
+
+_MOST_BOXES = 20_000
+_CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("loss", ("box_loss", "objectness_loss", "class_loss")),
+    ("mAP", ("map50", "map")),
+    ("precision and recall", ("precision", "recall")),
+    ("learning rate", ("lr",)),
+    ("images per second", ("images_per_second",)),
+    ("seconds per epoch", ("seconds",)),
+)
+
+
+def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw losses, quality, rate and speed over the epochs."""
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    epochs = [row["epoch"] + 1 for row in history]
+    for axes, (title, keys) in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
+        for key in keys:
+            axes.plot(
+                epochs, [row[key] for row in history], marker="." if len(epochs) < 40 else "", label=key
+            )
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def plot_labels(samples: Sequence[Sample], names: Sequence[str], path: Path) -> None:
+    """Draw how many boxes each class has, where their centres lie, and how large they are."""
+    classes = np.concatenate([sample.classes for sample in samples])
+    boxes = np.concatenate([_normalised(sample) for sample in samples])
+    if len(boxes) > _MOST_BOXES:
+        chosen = np.random.default_rng(0).choice(len(boxes), _MOST_BOXES, replace=False)
+        classes_shown, boxes = classes, boxes[chosen]
+    else:
+        classes_shown = classes
+    figure = Figure(figsize=(14, 4.5), layout="constrained")
+    counts, centres, sizes = figure.subplots(1, 3)
+    counts.bar(range(len(names)), np.bincount(classes_shown, minlength=len(names)))
+    counts.set(title="boxes per class")
+    if len(names) <= 30:
+        counts.set_xticks(range(len(names)), names, rotation=90)
+    _heat(centres, boxes[:, :2], "centres, share of width and height")
+    centres.invert_yaxis()
+    _heat(sizes, boxes[:, 2:], "width and height, share of the image's")
+    figure.savefig(path, dpi=100)
+
+
+def _normalised(sample: Sample) -> NDArray[np.float64]:
+    """Return (n, 4) centre x, y, w, h as shares of the image's width and height."""
+    low, high = sample.boxes[:, :2].astype(float), sample.boxes[:, 2:].astype(float)
+    extent = np.array([sample.width, sample.height], float)
+    return np.concatenate(((low + high) / 2 / extent, (high - low) / extent), axis=1)
+
+
+def _heat(axes: Axes, points: NDArray[np.float64], title: str) -> None:
+    axes.hist2d(points[:, 0], points[:, 1], bins=40, range=((0, 1), (0, 1)), cmap="Blues")
+    axes.set(title=title, aspect="equal")
+
+
+def plot_batch(
+    images: NDArray[np.uint8], targets: NDArray[np.float32], names: Sequence[str], path: Path
+) -> None:
+    """Draw up to 16 training images as the model sees them, with their boxes.
+
+    Args:
+        images: (B, 3, S, S) RGB.
+        targets: (M, 6) image, class, centre x, y, w, h as shares of the side.
+        names: of the classes.
+        path: the PNG to write.
+    """
+    shown = min(len(images), 16)
+    columns = min(shown, 4)
+    figure = Figure(figsize=(3 * columns, 3 * -(-shown // columns)), layout="constrained")
+    grid = figure.subplots(-(-shown // columns), columns, squeeze=False)
+    side = images.shape[-1]
+    for index, axes in enumerate(grid.flat):
+        axes.axis("off")
+        if index >= shown:
+            continue
+        axes.imshow(images[index].transpose(1, 2, 0))
+        for _, category, x, y, w, h in targets[targets[:, 0] == index]:
+            _box(axes, ((x - w / 2) * side, (y - h / 2) * side, w * side, h * side), int(category), names)
+    figure.savefig(path, dpi=80)
+
+
+def _box(axes: Axes, xywh: tuple[float, float, float, float], category: int, names: Sequence[str]) -> None:
+    x, y, w, h = xywh
+    colour = matplotlib.colormaps["tab20"](category % 20)
+    axes.add_patch(matplotlib.patches.Rectangle((x, y), w, h, fill=False, color=colour, linewidth=1.2))
+    axes.text(x, y, names[category], fontsize=7, color="white", backgroundcolor=colour, va="bottom")
+
+
+def plot_confusion(matrix: NDArray[Any], names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix (nc + 1, nc + 1), rows predicted and columns true, by columns' shares.
+
+    The last row holds what was missed, the last column what was found where nothing is.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=0, keepdims=True), 1)
+    labels = [*names, "background"]
+    size = max(5.0, min(0.45 * len(labels) + 2, 24.0))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(labels) <= 30:
+        for row, column in np.argwhere(shares >= 0.005):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(
+                column, row, f"{shares[row, column]:.2f}", ha="center", va="center", fontsize=7, color=colour
+            )
+        axes.set_xticks(range(len(labels)), labels, rotation=90)
+        axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="true", ylabel="predicted", title="confusion at confidence 0.25, IoU 0.45")
+    figure.savefig(path, dpi=90)

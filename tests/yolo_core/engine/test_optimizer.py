@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from yolo_core.engine.optimizer import (
+    BIASES,
+    NORMS,
+    WEIGHTS,
+    apply_plan,
+    build_optimizer,
+    freeze_layers,
+    gradients_by_name,
+    load_gradients,
+    load_momentum,
+    momentum_by_name,
+)
+from yolo_core.engine.precision import choose_precision
+from yolo_core.engine.recipe import Hyperparameters
+from yolo_core.engine.schedule import StepPlan
+from yolo_core.errors import UsageError
+from yolo_core.model.graph import DetectionModel, create_model
+
+
+@pytest.fixture
+def model() -> DetectionModel:
+    torch.manual_seed(0)
+    return create_model("yolov5n", num_classes=3)
+
+
+def test_three_groups_hold_every_parameter_once(model: DetectionModel) -> None:
+    optimizer = build_optimizer(model, Hyperparameters(), 0.0004)
+    groups = optimizer.param_groups
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(found) == sorted(id(parameter) for parameter in model.parameters())
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.0004, 0.0]
+    assert all(group["nesterov"] and group["momentum"] == 0.937 for group in groups)
+
+
+def test_only_kernels_are_in_the_group_with_decay(model: DetectionModel) -> None:
+    groups = build_optimizer(model, Hyperparameters(), 0.1).param_groups
+    assert all(parameter.ndim == 4 for parameter in groups[WEIGHTS]["params"])
+    assert all(parameter.ndim == 1 for parameter in groups[NORMS]["params"])
+    # Each of the 57 convolutions has a norm with a bias; the head has three more biases.
+    assert len(groups[NORMS]["params"]) == 57
+    assert len(groups[BIASES]["params"]) == 60
+
+
+def test_a_plan_sets_the_rate_of_biases_apart(model: DetectionModel) -> None:
+    optimizer = build_optimizer(model, Hyperparameters(), 0.1)
+    apply_plan(optimizer, StepPlan(lr=0.001, bias_lr=0.09, momentum=0.85, accumulate=2))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.001, 0.09]
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.85}
+
+
+def test_frozen_layers_take_no_gradient_and_are_not_optimised(model: DetectionModel) -> None:
+    freeze_layers(model, 10)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name.split(".")[1] for name in frozen} == {str(i) for i in range(9)} | {"9"}
+    optimised = sum(len(group["params"]) for group in build_optimizer(model, Hyperparameters(), 0).param_groups)
+    assert optimised == sum(p.requires_grad for p in model.parameters())
+
+
+def test_freezing_everything_is_refused(model: DetectionModel) -> None:
+    with pytest.raises(UsageError, match="freezes the whole model"):
+        freeze_layers(model, 25)
+
+
+def test_momentum_and_gradients_come_back_by_name(model: DetectionModel) -> None:
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(model, Hyperparameters(), 0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    momentum = {name: t.clone() for name, t in momentum_by_name(optimizer, model).items()}
+    gradients = {name: t.clone() for name, t in gradients_by_name(model).items()}
+
+    other = create_model("yolov5n", num_classes=3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert gradients_by_name(other) == {}
+    fresh = build_optimizer(other, Hyperparameters(), 0.0)
+    load_momentum(fresh, other, momentum)
+    load_gradients(other, gradients)
+    for name, parameter in other.named_parameters():
+        assert torch.equal(fresh.state[parameter]["momentum_buffer"], momentum[name])
+        assert parameter.grad is not None and torch.equal(parameter.grad, gradients[name])
+        assert parameter.grad.stride() == parameter.stride()
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_a_named_precision_is_taken(name: str) -> None:
+    precision = choose_precision(name, torch.device("cpu"))
+    assert (precision.name, precision.scaled) == (name, False)
+
+
+def test_automatic_precision_follows_the_instructions_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for capabilities, wanted in (({"avx512_bf16": True}, "bf16"), ({"amx_tile": True}, "bf16"), ({}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert choose_precision("auto", cpu).name == wanted
+
+
+@pytest.mark.parametrize(("name", "message"), [("fp16", "needs a GPU"), ("int8", "choose one of auto, fp32")])
+def test_impossible_precisions_are_usage_errors(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose_precision(name, torch.device("cpu"))
+
+
+def test_autocast_computes_in_the_chosen_format() -> None:
+    cpu = torch.device("cpu")
+    weight, x = torch.ones(2, 2), torch.ones(2, 2)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with choose_precision(name, cpu).autocast(cpu):
+            assert (x @ weight).dtype == dtype
