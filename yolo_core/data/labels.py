@@ -243,8 +243,9 @@ def _keeps_axes(matrix: Matrix) -> bool:
 
 
 def _apply(points: Floats, matrix: Matrix) -> Matrix:
-    """Move (k, 2) points by a homogeneous matrix."""
+    """Move (k, 2) points by a homogeneous matrix; points behind the horizon become NaN."""
     moved: Matrix = points.astype(np.float64) @ matrix[:2, :2].T + matrix[:2, 2]
     if matrix[2, 0] or matrix[2, 1]:
-        moved /= points.astype(np.float64) @ matrix[2, :2, None] + matrix[2, 2]
+        weight = points.astype(np.float64) @ matrix[2, :2, None] + matrix[2, 2]
+        moved /= np.where(weight > 0, weight, np.nan)
     return moved

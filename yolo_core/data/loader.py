@@ -113,7 +113,7 @@ class TrainLoader:
         if len(samples) < settings.world_size:
             raise DataError(f"{len(samples)} training images cannot feed {settings.world_size} workers")
         self.settings = settings
-        self._source = _Source(samples, cache or no_cache(CacheSettings(image_size=settings.image_size)))
+        self._source = SplitImages(samples, cache or no_cache(CacheSettings(image_size=settings.image_size)))
         if self._source.cache.settings.image_size != settings.image_size:
             size = self._source.cache.settings.image_size
             raise ValueError(f"the cache holds images of {size} px, not {settings.image_size}")
@@ -210,7 +210,7 @@ class _Epoch:
     augmentation: Augmentation
 
 
-class _Source:
+class SplitImages:
     """The split's images at training size, as `yolo_core.data.mosaic.ImageSource`."""
 
     def __init__(self, samples: Sequence[Sample], cache: ImageCache) -> None:
