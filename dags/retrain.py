@@ -1,0 +1,20 @@
+"""The pipeline as a DAG: triggered by hand, its form changes what params.yaml says."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from pipelines.stages import STAGES
+from pipelines.to_airflow import RETRIES, add_tasks, trigger_form
+
+with DAG(
+    "retrain",
+    description="Dataset to registered model",
+    schedule=None,
+    catchup=False,
+    params=trigger_form(),
+    default_args=RETRIES,
+    tags=["yolo-mlops"],
+    doc_md=__doc__,
+):
+    add_tasks(STAGES)
