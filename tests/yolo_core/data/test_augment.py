@@ -62,14 +62,19 @@ def assert_boxes_fit(picture: np.ndarray, labels: Labels, tolerance: float, *, t
     """Every box lies on a patch of its colour and every whole patch has a box; returns how many boxes.
 
     The edge of a slanted object that the border cuts is lost between pixels, and ``tiny`` objects
-    grow together: such a box need only lie in a patch.
+    grow together: such a box need only lie in a patch, and of a sliver too little is seen to tell.
     """
     for channel in range(3):
         boxes = labels.boxes[labels.classes == channel]
         patches = components(picture, channel)
         for box in boxes:
             if tiny or at_border(box):
-                assert any(lies_in(box, patch, 2 * tolerance) for patch in patches), (channel, box, patches)
+                sliver = (box[2:] - box[:2]).min() < 5
+                assert sliver or any(lies_in(box, patch, 2 * tolerance) for patch in patches), (
+                    channel,
+                    box,
+                    patches,
+                )
             else:
                 assert min(np.abs(patch - box).max() for patch in patches) <= tolerance, (box, patches)
         for patch in patches:
@@ -127,7 +132,7 @@ def test_nothing_means_the_letterboxed_image(source: SplitImages) -> None:
     top = (SIZE - height) // 2
     assert width == SIZE and (picture[:top] == GREY).all() and (picture[top + height :] == GREY).all()
     np.testing.assert_array_equal(picture[top : top + height], source.pixels(1)[..., ::-1])
-    np.testing.assert_allclose(labels.boxes, source.labels(1).boxes + (0, top, 0, top))
+    np.testing.assert_allclose(labels.boxes, source.labels(1).moved(offset=(0, top)).boxes)
 
 
 def test_a_generator_decides_everything(source: SplitImages) -> None:
@@ -264,7 +269,7 @@ def test_pasted_objects_make_way_for_each_other() -> None:
         classes=np.array([0, 1]),
         boxes=np.array([[0, 0, 30, 30], [2, 0, 32, 30]], np.float32),
         counts=np.array([4, 4]),
-        points=np.concatenate([outline, outline + (2, 0)]).astype(np.float32),
+        points=np.concatenate([outline, outline + np.array((2, 0), np.float32)]),
     )
     _, more = copy_paste(np.zeros((50, 100, 3), np.uint8), labels, 1.0, np.random.default_rng(0))
     assert len(more) == 3  # the second would cover the first

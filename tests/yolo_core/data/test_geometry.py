@@ -52,7 +52,7 @@ def test_boxes_move_with_the_pixels(strength: MotionRange, flips: tuple[bool, bo
         motion = replace(motion, flip_x=flips[0], flip_y=flips[1])
         picture = move(canvas, motion)
         moved = transformed(labels, motion.label_matrix(), motion.scale, SIZE)
-        rows, columns = np.nonzero((picture[..., 0] > 127))
+        rows, columns = np.nonzero(picture[..., 0] > 127)
         inside = (picture[[0, -1]] == 0).all() and (picture[:, [0, -1]] == 0).all()
         if len(rows) and inside and len(moved):
             found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
