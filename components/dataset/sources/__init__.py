@@ -1,0 +1,1 @@
+"""Readers of dataset folders made elsewhere: COCO, YOLO and Pascal VOC."""
