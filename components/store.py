@@ -1,17 +1,21 @@
-"""Which MLflow a run is tracked in, and whether it answers. Standard library only.
+"""Which MLflow to use, whether it answers, and the connection to it.
 
-The check comes before the first import of MLflow and before a stage works: MLflow's own patience with a
-server that is down is several minutes.
+The check needs the standard library only and comes before the first import of MLflow and before a
+stage works: MLflow's own patience with a server that is down is several minutes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -20,6 +24,14 @@ from yolo_core.errors import UnreachableError, UsageError
 
 SQLITE = "sqlite:///"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_FIRST_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 _ATTEMPTS = 2
 _TIMEOUT_SECONDS = 5.0
 _GATEWAY_ERRORS = (502, 503, 504)  # a proxy answers in place of the server
@@ -126,3 +138,118 @@ def _words(reason: object) -> str:
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror.lower()
     return str(reason) or type(reason).__name__
+
+
+def connect(config: TrackingConfig, root: Path, *, create: bool = True) -> Any:
+    """Return an `mlflow.MlflowClient` of the configured store, and make it MLflow's current one.
+
+    ``create`` lets a SQLite file be made that is not there yet.
+
+    Raises:
+        UnreachableError: the server does not answer; after at most 15 seconds.
+        UsageError: the address cannot serve.
+    """
+    uri = resolve_uri(config, root)
+    check_answers(uri)
+    if not create and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise UsageError(f"no MLflow database at {uri.removeprefix(SQLITE)}; set tracking.uri or --workspace")
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    import mlflow
+
+    # The lock: two processes that make the tables at once fail, in spite of MLflow's own lock.
+    with mlflow_errors(uri), few_retries(), store_lock(uri):
+        _make_current(uri)
+        client = mlflow.MlflowClient()
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _make_current(uri: str) -> None:
+    """Make MLflow's functions use a store, but leave $MLFLOW_TRACKING_URI, which is the user's, as it was."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def load_pyfunc(model_uri: str) -> Any:
+    """Load a pyfunc model such as ``models:/NAME@champion`` from the store `connect` chose.
+
+    Raises:
+        UsageError: there is no such model, version or alias.
+        UnreachableError: MLflow or its artifacts do not answer.
+    """
+    import mlflow
+
+    with mlflow_errors(mlflow.get_tracking_uri(), missing=f"no model at {model_uri}"):
+        return mlflow.pyfunc.load_model(model_uri)
+
+
+@contextmanager
+def mlflow_errors(uri: str, *, missing: str = "") -> Iterator[None]:
+    """Turn MLflow's errors about the store into this project's.
+
+    ``missing`` is the message for something that is not there; without it such an error passes on.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        text = " ".join(str(error).split())
+        place = redacted(uri)
+        if any(f"error code {code}" in text for code in (401, 403)):
+            raise UsageError(
+                f"MLflow at {place} refuses this user; "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from error
+        if "out-of-date database schema" in text:
+            raise UsageError(
+                f"MLflow database {place} is of another MLflow version: mlflow db upgrade {place}"
+            ) from error
+        if text.startswith("API request to") or "OperationalError" in text:
+            raise UnreachableError(f"MLflow at {place} stopped answering: {text[:160]}") from error
+        if missing and error.error_code in (
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+            "NOT_FOUND",
+        ):
+            raise UsageError(f"{missing} in MLflow at {place}: {text[:160]}") from error
+        raise
+
+
+@contextmanager
+def few_retries() -> Iterator[None]:
+    """Let the first calls fail soon. Later ones keep MLflow's patience: a training must survive a restart."""
+    before = {key: os.environ.get(key) for key in _FIRST_CALLS}
+    os.environ.update({key: before[key] or value for key, value in _FIRST_CALLS.items()})
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+
+
+@contextmanager
+def store_lock(uri: str) -> Iterator[None]:
+    """Hold the lock of a SQLite store's folder; with a server there is nothing to lock."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    folder = artifact_folder(uri)
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def artifact_folder(uri: str) -> Path:
+    """Return the folder for the artifacts of a SQLite store: beside its file."""
+    return Path(uri.removeprefix(SQLITE)).parent / "mlartifacts"

@@ -8,18 +8,23 @@ one made first is kept, and the loser deletes its own.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from components.store import SQLITE, TrackingConfig, check_answers, redacted, resolve_uri
+from components.store import (
+    TrackingConfig,
+    artifact_folder,
+    connect,
+    few_retries,
+    mlflow_errors,
+    store_lock,
+)
 from yolo_core.errors import UnreachableError, UsageError
 
 TAG_RUN = "pipeline.run_id"
@@ -32,13 +37,6 @@ TAG_CHANGED = "pipeline.changed_params"
 TAG_DATASET = "dataset.digest"
 TAG_COMMIT = "mlflow.source.git.commit"  # the key that MLflow's pages show
 TAG_PARENT = "mlflow.parentRunId"
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-_FIRST_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 _BATCH_PARAMS = 100  # MLflow's limits for one log_batch call
 _BATCH_METRICS = 1000
 _DIGEST_LENGTH = 36
@@ -60,37 +58,11 @@ class RunIdentity:
         return f"{self.stage} {self.variant}" if self.variant else self.stage
 
 
-def connect(config: TrackingConfig, root: Path, *, create: bool = True) -> Any:
-    """Return an `mlflow.MlflowClient` of the configured store, and make it MLflow's current one.
-
-    ``create`` lets a SQLite file be made that is not there yet.
-
-    Raises:
-        UnreachableError: the server does not answer; after at most 15 seconds.
-        UsageError: the address cannot serve.
-    """
-    uri = resolve_uri(config, root)
-    check_answers(uri)
-    if not create and uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise UsageError(f"no MLflow database at {uri.removeprefix(SQLITE)}; set tracking.uri or --workspace")
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
-    import mlflow
-
-    # The lock: two processes that make the tables at once fail, in spite of MLflow's own lock.
-    with mlflow_errors(uri), _few_retries(), _store_lock(uri):
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        client = mlflow.MlflowClient()
-        client.search_experiments(max_results=1)
-    return client
-
-
 def open_run(config: TrackingConfig, root: Path, identity: RunIdentity) -> Tracker:
     """Find or make the parent run and this stage's run, and mark both as running."""
     client = connect(config, root)
     uri = str(client.tracking_uri)
-    with mlflow_errors(uri), _few_retries(), _store_lock(uri):
+    with mlflow_errors(uri), few_retries(), store_lock(uri):
         experiment = _experiment_id(client, config.experiment, uri)
         shared = {
             TAG_RUN: identity.run_id,
@@ -228,7 +200,7 @@ class Tracker:
         if kind is None:
             self.finish("FINISHED")
             return
-        with suppress(UnreachableError), _few_retries():
+        with suppress(UnreachableError), few_retries():
             self.finish("KILLED" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "FAILED")
 
 
@@ -264,89 +236,13 @@ class NullTracker(Tracker):
         """Do nothing."""
 
 
-def load_pyfunc(model_uri: str) -> Any:
-    """Load a pyfunc model such as ``models:/NAME@champion`` from the store `connect` chose.
-
-    Raises:
-        UsageError: there is no such model, version or alias.
-        UnreachableError: MLflow or its artifacts do not answer.
-    """
-    import mlflow
-
-    with mlflow_errors(mlflow.get_tracking_uri(), missing=f"no model at {model_uri}"):
-        return mlflow.pyfunc.load_model(model_uri)
-
-
-@contextmanager
-def mlflow_errors(uri: str, *, missing: str = "") -> Iterator[None]:
-    """Turn MLflow's errors about the store into this project's.
-
-    ``missing`` is the message for something that is not there; without it such an error passes on.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        text = " ".join(str(error).split())
-        place = redacted(uri)
-        if any(f"error code {code}" in text for code in (401, 403)):
-            raise UsageError(
-                f"MLflow at {place} refuses this user; "
-                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            ) from error
-        if "out-of-date database schema" in text:
-            raise UsageError(
-                f"MLflow database {place} is of another MLflow version: mlflow db upgrade {place}"
-            ) from error
-        if text.startswith("API request to") or "OperationalError" in text:
-            raise UnreachableError(f"MLflow at {place} stopped answering: {text[:160]}") from error
-        if missing and error.error_code in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-            "NOT_FOUND",
-        ):
-            raise UsageError(f"{missing} in MLflow at {place}: {text[:160]}") from error
-        raise
-
-
-@contextmanager
-def _few_retries() -> Iterator[None]:
-    """Let the first calls fail soon. Later ones keep MLflow's patience: a training must survive a restart."""
-    before = {key: os.environ.get(key) for key in _FIRST_CALLS}
-    os.environ.update({key: before[key] or value for key, value in _FIRST_CALLS.items()})
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-
-
-@contextmanager
-def _store_lock(uri: str) -> Iterator[None]:
-    """Hold the lock of a SQLite store's folder; with a server there is nothing to lock."""
-    if not uri.startswith(SQLITE):
-        yield
-        return
-    folder = _artifact_folder(uri)
-    folder.mkdir(exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _artifact_folder(uri: str) -> Path:
-    return Path(uri.removeprefix(SQLITE)).parent / "mlartifacts"
-
-
 def _experiment_id(client: Any, name: str, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         # A server knows where its artifacts belong; a bare SQLite file would put them in ./mlruns.
-        place = _artifact_folder(uri).as_uri() if urlsplit(uri).scheme == "sqlite" else None
+        place = artifact_folder(uri).as_uri() if urlsplit(uri).scheme == "sqlite" else None
         try:
             return str(client.create_experiment(name, artifact_location=place))
         except MlflowException as error:

@@ -45,7 +45,7 @@ def open_model(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels],
 
 
 def _registered(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels], Detections]:
-    from components.tracking import connect, load_pyfunc
+    from components.store import connect, load_pyfunc
 
     params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
     connect(load_section(params, "tracking", TrackingConfig), Path(options.workspace).resolve(), create=False)
@@ -62,9 +62,8 @@ def _registered(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels]
 
 
 def _checkpoint(path: Path, thresholds: Thresholds, image_size: int | None) -> Callable[[Pixels], Detections]:
-    from yolo_core.engine.evaluate import EvalSettings, detect
-
     from yolo_core.engine.detections import describe
+    from yolo_core.engine.evaluate import EvalSettings, detect
     from yolo_core.metrics.nms import NmsSettings
     from yolo_core.model.variants import get_variant
     from yolo_core.model.weights import load_checkpoint
@@ -79,6 +78,7 @@ def _checkpoint(path: Path, thresholds: Thresholds, image_size: int | None) -> C
         confidence=thresholds.confidence, iou=thresholds.iou, max_detections=thresholds.max_detections
     )
     settings = EvalSettings(image_size=size, nms=nms)
+    model.fuse()
 
     def run(image: Pixels) -> Detections:
         return describe(detect(model, [image], settings)[0], model.names)

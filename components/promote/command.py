@@ -89,7 +89,7 @@ class RegisteredModel:
 
     def tags_of(self, version: str) -> dict[str, str]:
         """Return a version's tags, or raise `UsageError` if there is no such version."""
-        from components.tracking import mlflow_errors
+        from components.store import mlflow_errors
 
         with mlflow_errors(self.uri, missing=f"model {self.name} has no version {version!r}"):
             return dict(self.client.get_model_version(self.name, version).tags)
@@ -99,7 +99,7 @@ class RegisteredModel:
 
         The order makes a retry after an interruption end in the same state.
         """
-        from components.tracking import mlflow_errors
+        from components.store import mlflow_errors
 
         before = self.aliases.get(CHAMPION)
         now = _now()
@@ -116,7 +116,7 @@ class RegisteredModel:
 
     def rollback(self, champion: str, previous: str, who: str) -> None:
         """Swap the two aliases and record it."""
-        from components.tracking import mlflow_errors
+        from components.store import mlflow_errors
 
         now = _now()
         with mlflow_errors(self.uri):
@@ -146,7 +146,7 @@ def _parser(name: str, description: str) -> Parser:
 
 
 def _open_model(options: Namespace, params: dict[str, Any]) -> RegisteredModel:
-    from components.tracking import connect, mlflow_errors
+    from components.store import connect, mlflow_errors
 
     tracking = load_section(params, "tracking", TrackingConfig)
     client = connect(tracking, Path(options.workspace).resolve(), create=False)

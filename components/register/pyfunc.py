@@ -14,10 +14,10 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from yolo_core.engine.evaluate import EvalSettings, detect
 
 from yolo_core.data.images import Pixels, decode_image, read_image
 from yolo_core.engine.detections import describe
+from yolo_core.engine.evaluate import EvalSettings, detect
 from yolo_core.errors import DataError
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.weights import load_checkpoint
@@ -39,7 +39,7 @@ class Detector(PythonModel):  # type: ignore[misc]  # mlflow ships no types
         # An export has one fixed input shape; the checkpoint takes the smallest that fits the images.
         self.rectangular = fmt == "checkpoint"
         self.model: Callable[..., Any] = (
-            model if fmt == "checkpoint" else load_export(fmt, Path(context.artifacts["exports"]))
+            model.fuse() if fmt == "checkpoint" else load_export(fmt, Path(context.artifacts["exports"]))
         )
 
     def predict(

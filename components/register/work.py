@@ -19,7 +19,8 @@ from components.job import Job
 from components.register.config import RegisterConfig
 from components.register.facts import Facts, gather
 from components.runner import git_commit
-from components.tracking import TAG_COMMIT, TAG_DATASET, TAG_RUN, mlflow_errors
+from components.store import mlflow_errors
+from components.tracking import TAG_COMMIT, TAG_DATASET, TAG_RUN
 from yolo_core.errors import DataError
 
 CHALLENGER = "challenger"
@@ -47,8 +48,6 @@ def run(config: RegisterConfig, job: Job) -> dict[str, Any]:
     name = f"{config.name_prefix}{facts.variant}"
     tags = version_tags(facts, job.run_id)
     with mlflow_errors(job.tracker.uri):
-        mlflow.set_tracking_uri(job.tracker.uri)
-        mlflow.set_registry_uri(job.tracker.uri)
         client = mlflow.MlflowClient()
         version = _find_version(client, name, tags)
         if version is None:

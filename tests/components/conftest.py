@@ -38,6 +38,12 @@ class Finished:
         return self.err.strip()
 
 
+@pytest.fixture(autouse=True)
+def _no_outer_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests' runs out of a store that the environment names."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def launch(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -46,7 +52,6 @@ def launch(
     from components.__main__ import main
 
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*argv: object) -> Finished:
@@ -62,8 +67,7 @@ def launch(
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow SQLite file with its tables made, which takes seconds; copy it, don't write to it."""
-    from components.store import TrackingConfig
-    from components.tracking import connect
+    from components.store import TrackingConfig, connect
 
     root = tmp_path_factory.mktemp("store")
     connect(TrackingConfig(uri=f"sqlite:///{root}/mlflow.db", experiment="tests"), root)

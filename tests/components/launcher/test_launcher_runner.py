@@ -61,7 +61,7 @@ def write_outputs(_config: Any, job: Job) -> dict[str, Any]:
 
 
 def client_of(workspace: Path) -> Any:
-    from components.tracking import connect
+    from components.store import connect
 
     return connect(TrackingConfig(uri=None, experiment="yolo-mlops"), workspace)
 

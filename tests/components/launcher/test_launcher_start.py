@@ -112,8 +112,7 @@ def test_termination_kills_the_run_and_says_so(workspace: Path) -> None:
     assert process.returncode == 143
     assert "Traceback" not in err
     assert "error: interrupted" in err
-    from components.store import TrackingConfig
-    from components.tracking import connect
+    from components.store import TrackingConfig, connect
 
     client = connect(TrackingConfig(uri=None, experiment="yolo-mlops"), workspace)
     experiment = client.get_experiment_by_name("yolo-mlops").experiment_id

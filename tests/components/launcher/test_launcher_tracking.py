@@ -10,16 +10,8 @@ from typing import Any
 
 import pytest
 
-from components.store import TrackingConfig
-from components.tracking import (
-    NullTracker,
-    RunIdentity,
-    Tracker,
-    connect,
-    load_pyfunc,
-    mlflow_errors,
-    open_run,
-)
+from components.store import TrackingConfig, connect, load_pyfunc, mlflow_errors
+from components.tracking import NullTracker, RunIdentity, Tracker, open_run
 from yolo_core.errors import UnreachableError, UsageError
 
 CONFIG = TrackingConfig(uri=None, experiment="tests")
@@ -27,11 +19,6 @@ CONFIG = TrackingConfig(uri=None, experiment="tests")
 
 def identity(stage: str = "train", variant: str | None = "yolov5n", run_id: str = "r1") -> RunIdentity:
     return RunIdentity(run_id=run_id, stage=stage, variant=variant, orchestrator="cli", commit="abc")
-
-
-@pytest.fixture(autouse=True)
-def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def client_of(tracker: Tracker) -> Any:

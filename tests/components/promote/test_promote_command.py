@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.store import TrackingConfig
-from components.tracking import connect
+from components.store import TrackingConfig, connect
 
 NAME = "detector-yolov5n"
 
@@ -47,7 +46,6 @@ class Registry:
 
 @pytest.fixture
 def registry(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(workspace)
     client = connect(TrackingConfig(uri=None, experiment="x"), workspace)
     client.create_registered_model(NAME)
