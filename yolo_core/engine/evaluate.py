@@ -1,10 +1,8 @@
-"""Run a detector over images: over a split to measure it, or over pictures to use it."""
+"""Measure a detector on a split, or find objects in pictures with it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,84 +10,93 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from yolo_core.data.cache import ImageCache
 from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.data.eval_loader import EvalBatch, EvalLoader, EvalLoaderSettings
-from yolo_core.data.letterbox import fit_size, letterbox, rectangular_shape, to_original
+from yolo_core.data.letterbox import Letterboxed, fit_size, letterbox, rectangular_shape, to_original
+from yolo_core.engine.inference import (
+    VALIDATION,
+    BatchOutput,
+    EvalSettings,
+    Predictor,
+    Rows,
+    running,
+    stride_of,
+    usable_size,
+)
+from yolo_core.errors import UsageError
 from yolo_core.metrics.average_precision import DetectionMetrics, ImageMatches, match_detections, summarise
 from yolo_core.metrics.coco_eval import CocoMetrics, coco_evaluate
 from yolo_core.metrics.confusion import ConfusionMatrix
-from yolo_core.metrics.nms import NmsSettings, non_max_suppression
 
-# (B, 3, h, w) in 0..1 -> (B, N, 5 + nc): a model in evaluation mode, or an exported one.
-Predictor = Callable[[Tensor], Any]
-Rows = NDArray[np.float32]
+__all__ = [
+    "VALIDATION",
+    "EvalSettings",
+    "Evaluation",
+    "Predictor",
+    "Rows",
+    "Speed",
+    "detect",
+    "evaluate",
+    "measure_speed",
+    "merge",
+    "stride_of",
+]
 
-_DEFAULT_STRIDE = 32
 _WARM_UP_BATCHES = 2
-_PRECISIONS = ("fp32", "bf16", "fp16")
-VALIDATION = NmsSettings(confidence=0.001, iou=0.65, multi_label=True)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvalSettings:
-    """How a detector is run.
-
-    Attributes:
-        image_size: longest side of the images in pixels; a multiple of the stride for square ones.
-        batch_size: images per forward pass.
-        rectangular: give each batch the smallest shape that holds it.
-        nms: thresholds; the defaults are those of validation.
-        precision: fp32, or bf16 / fp16 by autocast.
-        device: torch device the images go to.
-        threads: that decode and resize ahead.
-        warm_up: run the first batches twice, so that timings leave out what only happens once.
-    """
-
-    image_size: int = 640
-    batch_size: int = 1
-    rectangular: bool = True
-    nms: NmsSettings = VALIDATION
-    precision: str = "fp32"
-    device: str = "cpu"
-    threads: int = 1
-    warm_up: bool = False
-
-    def __post_init__(self) -> None:
-        """Check what a type cannot; ValueError names the field."""
-        for name in ("image_size", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.precision not in _PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(_PRECISIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """Mean milliseconds per image: resizing and placing, the model, and NMS. Decoding files is left out."""
+    """Milliseconds per image, as medians over batches: a few slow ones, the first or disturbed, do not count.
+
+    Attributes:
+        preprocess_ms: resizing, placing, conversion to floats on the device; decoding files is left out.
+        inference_ms: the model; inference_p95_ms: what 95 % of the batches stay under.
+        nms_ms: non-maximum suppression.
+    """
 
     preprocess_ms: float
     inference_ms: float
+    inference_p95_ms: float
     nms_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """Preparation, model and suppression together."""
+        return self.preprocess_ms + self.inference_ms + self.nms_ms
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """What a detector did on a split.
+    """What a detector did on a split, or on one rank's share of it.
 
-    ``rows`` holds per image id (n, 6): xyxy in pixels of the stored image, score, class index.
-    ``forward_ms`` holds milliseconds per image of each batch, for percentiles.
+    Attributes:
+        image_size: longest side of the images that the model saw, in pixels.
+        matches: per image id its detections beside its truth.
+        confusion: of classes, at confidence 0.25 and IoU 0.45.
+        rows: per image id (n, 6): xyxy in pixels of the stored image, score, class index; best first.
+        times: (batches, 3) milliseconds per image of preparation, model and suppression.
     """
 
     dataset: DetectionDataset
     split: str
-    metrics: DetectionMetrics
+    image_size: int
+    matches: dict[int, ImageMatches]
     confusion: ConfusionMatrix
     rows: dict[int, Rows]
-    speed: Speed
-    forward_ms: tuple[float, ...] = ()
+    times: NDArray[np.float64]
+
+    @cached_property
+    def metrics(self) -> DetectionMetrics:
+        """The built-in mAP, precision and recall."""
+        return summarise([self.matches[image_id] for image_id in sorted(self.matches)])
+
+    @cached_property
+    def speed(self) -> Speed:
+        """Milliseconds per image."""
+        return _speed(self.times)
 
     @cached_property
     def detections(self) -> list[dict[str, Any]]:
@@ -98,16 +105,16 @@ class Evaluation:
         return [
             {
                 "image_id": image_id,
-                "category_id": ids[int(row[5])],
-                "bbox": [round(float(v), 3) for v in (row[0], row[1], row[2] - row[0], row[3] - row[1])],
-                "score": round(float(row[4]), 5),
+                "category_id": ids[int(category)],
+                "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 5),
             }
-            for image_id, rows in self.rows.items()
-            for row in rows
+            for image_id in sorted(self.rows)
+            for x1, y1, x2, y2, score, category in self.rows[image_id].tolist()
         ]
 
     def coco(self) -> CocoMetrics:
-        """Evaluate the detections officially."""
+        """Evaluate the detections officially; those of a whole split."""
         return coco_evaluate(self.dataset.annotation_file(self.split), self.detections)
 
 
@@ -133,25 +140,68 @@ def evaluate(
 
     Raises:
         DataError: the split is absent or empty, or an image does not decode.
+        UsageError: the model knows another number of classes than the dataset.
     """
     loader = EvalLoader(dataset.samples(split), _loader_settings(model, settings), cache)
     tally = _Tally(confusion=ConfusionMatrix(num_classes=len(dataset.names)))
-    with _running(model, settings) as run:
+    with running(model, settings) as run:
         for number, batch in enumerate(loader):
             if settings.warm_up and number < _WARM_UP_BATCHES:
                 run(batch.images)
-            tally.add(batch, run(batch.images))
+            output = run(batch.images)
+            _check_classes(output, dataset)
+            tally.add(batch, output)
             if progress is not None:
                 progress(len(batch.samples))
     return Evaluation(
         dataset=dataset,
         split=split,
-        metrics=summarise(tally.matches),
+        image_size=loader.settings.image_size,
+        matches=tally.matches,
         confusion=tally.confusion,
         rows=tally.rows,
-        speed=tally.speed(),
-        forward_ms=tuple(tally.forward_ms),
+        times=np.array(tally.times).reshape(-1, 3),
     )
+
+
+def merge(parts: Sequence[Evaluation]) -> Evaluation:
+    """Join the evaluations that the ranks made of their shares of one split; the order does not matter."""
+    first = parts[0]
+    confusion = ConfusionMatrix(
+        num_classes=first.confusion.num_classes,
+        confidence=first.confusion.confidence,
+        iou=first.confusion.iou,
+    )
+    confusion.matrix += sum(part.confusion.matrix for part in parts)
+    return Evaluation(
+        dataset=first.dataset,
+        split=first.split,
+        image_size=first.image_size,
+        matches={key: value for part in parts for key, value in part.matches.items()},
+        confusion=confusion,
+        rows={key: value for part in parts for key, value in part.rows.items()},
+        times=np.concatenate([part.times for part in parts]),
+    )
+
+
+def measure_speed(
+    model: Predictor, dataset: DetectionDataset, split: str, settings: EvalSettings, *, images: int
+) -> Speed:
+    """Time a detector on up to ``images`` images, spread evenly over a split.
+
+    They are loaded before anything is timed, so that no thread decodes beside the model.
+
+    Raises:
+        DataError: the split is absent or empty, or an image does not decode.
+    """
+    samples = dataset.samples(split)
+    chosen = np.linspace(0, len(samples) - 1, min(images, len(samples))).round().astype(int)
+    loader = EvalLoader([samples[index] for index in chosen], _loader_settings(model, settings))
+    batches = list(loader)
+    with running(model, settings) as run:
+        for batch in batches[:_WARM_UP_BATCHES]:
+            run(batch.images)
+        return _speed(np.array([_milliseconds(batch, run(batch.images)) for batch in batches]))
 
 
 def detect(model: Predictor, images: Sequence[NDArray[np.uint8]], settings: EvalSettings) -> list[Rows]:
@@ -160,110 +210,85 @@ def detect(model: Predictor, images: Sequence[NDArray[np.uint8]], settings: Eval
     Returns:
         Per picture (n, 6) float32: xyxy in its pixels, score, class index; best first.
     """
-    stride, size = stride_of(model), settings.image_size
-    found = []
-    with _running(model, settings) as run:
-        for image in images:
-            height, width = image.shape[:2]
-            shape = (size, size)
-            if settings.rectangular:
-                shape = rectangular_shape([fit_size(width, height, size)], stride, padding=0)
-            fitted = letterbox(image, shape, scale_up=True)
-            planes = np.ascontiguousarray(fitted.image[..., ::-1].transpose(2, 0, 1))
-            rows = run(torch.from_numpy(planes)[None]).detections[0]
-            found.append(to_original(rows, fitted.ratio, fitted.pad, (height, width)))
-    return found
+    stride, size = stride_of(model), usable_size(model, settings.image_size)
+    fitted = [_fit(image, size, stride if settings.rectangular else None) for image in images]
+    found: dict[int, Rows] = {}
+    with running(model, settings) as run:
+        for chosen in _same_shapes(fitted, settings.batch_size):
+            planes = np.stack([fitted[index].image[..., ::-1].transpose(2, 0, 1) for index in chosen])
+            output = run(torch.from_numpy(planes))
+            for index, rows in zip(chosen, output.detections, strict=True):
+                place, (height, width) = fitted[index], images[index].shape[:2]
+                found[index] = to_original(rows, place.ratio, place.pad, (height, width))
+    return [found[index] for index in range(len(images))]
 
 
-def stride_of(model: Predictor) -> int:
-    """Return the model's largest stride in pixels; 32 for a function that does not say."""
-    stride = getattr(model, "stride", _DEFAULT_STRIDE)
-    return int(stride.max()) if isinstance(stride, Tensor) else int(stride)
+def _fit(image: NDArray[np.uint8], size: int, stride: int | None) -> Letterboxed:
+    """Letterbox a picture into a square, or with a stride into the smallest shape that holds it."""
+    shape = (size, size)
+    if stride is not None:
+        height, width = image.shape[:2]
+        shape = rectangular_shape([fit_size(width, height, size)], stride, padding=0)
+    return letterbox(image, shape, scale_up=True)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Output:
-    """What came out of one batch: (n, 6) per image in the batch's pixels, and seconds spent."""
-
-    detections: list[Rows]
-    convert_seconds: float
-    forward_seconds: float
-    nms_seconds: float
-
-
-@contextmanager
-def _running(model: Predictor, settings: EvalSettings) -> Iterator[Callable[[Tensor], _Output]]:
-    """Yield a function from uint8 images (B, 3, h, w) to their detections, timed part by part."""
-    device = torch.device(settings.device)
-    is_module = isinstance(model, nn.Module)
-    was_training = is_module and model.training  # type: ignore[attr-defined]
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
-    cast = nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-    def run(images: Tensor) -> _Output:
-        began = time.perf_counter()
-        scaled = images.to(device, non_blocking=True).float().div_(255)
-        if is_module:  # convolutions run faster in this layout
-            scaled = scaled.contiguous(memory_format=torch.channels_last)
-        converted = _now(device)
-        with cast:
-            predictions = model(scaled)
-        forwarded = _now(device)
-        detections = non_max_suppression(predictions.float(), settings.nms)
-        rows = [found.cpu().numpy().astype(np.float32, copy=False) for found in detections]
-        done = time.perf_counter()
-        return _Output(
-            detections=rows,
-            convert_seconds=converted - began,
-            forward_seconds=forwarded - converted,
-            nms_seconds=done - forwarded,
-        )
-
-    if is_module:
-        model.eval()  # type: ignore[attr-defined]
-    try:
-        with torch.inference_mode():
-            yield run
-    finally:
-        if is_module:
-            model.train(was_training)  # type: ignore[attr-defined]
-
-
-def _now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _same_shapes(fitted: Sequence[Letterboxed], batch_size: int) -> Iterator[list[int]]:
+    """Yield batches of indices of pictures with one shape."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, place in enumerate(fitted):
+        groups.setdefault(place.image.shape, []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
 
 
 def _loader_settings(model: Predictor, settings: EvalSettings) -> EvalLoaderSettings:
     return EvalLoaderSettings(
-        image_size=settings.image_size,
+        image_size=usable_size(model, settings.image_size),
         batch_size=settings.batch_size,
         stride=stride_of(model),
         rectangular=settings.rectangular,
         threads=settings.threads,
+        rank=settings.rank,
+        world_size=settings.world_size,
     )
+
+
+def _check_classes(output: BatchOutput, dataset: DetectionDataset) -> None:
+    if output.num_classes != len(dataset.names):
+        raise UsageError(
+            f"the model knows {output.num_classes} classes, dataset {dataset.name} has {len(dataset.names)}; "
+            "use a model that was trained on these classes"
+        )
+
+
+def _milliseconds(batch: EvalBatch, output: BatchOutput) -> tuple[float, float, float]:
+    """Milliseconds per image of a batch: preparation, model, suppression."""
+    scale = 1000 / len(batch.samples)
+    prepared = batch.preprocess_seconds + output.convert_seconds
+    return prepared * scale, output.forward_seconds * scale, output.nms_seconds * scale
+
+
+def _speed(times: NDArray[np.float64]) -> Speed:
+    if not len(times):
+        return Speed(preprocess_ms=0.0, inference_ms=0.0, inference_p95_ms=0.0, nms_ms=0.0)
+    preprocess, inference, nms = np.median(times, axis=0).tolist()
+    slow = float(np.percentile(times[:, 1], 95))
+    return Speed(preprocess_ms=preprocess, inference_ms=inference, inference_p95_ms=slow, nms_ms=nms)
 
 
 @dataclass(kw_only=True, eq=False)
 class _Tally:
-    """Sums over the batches of an evaluation."""
+    """Gathers the batches of an evaluation."""
 
     confusion: ConfusionMatrix
-    matches: list[ImageMatches] = field(default_factory=list)
+    matches: dict[int, ImageMatches] = field(default_factory=dict)
     rows: dict[int, Rows] = field(default_factory=dict)
-    forward_ms: list[float] = field(default_factory=list)
-    seconds: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    times: list[tuple[float, float, float]] = field(default_factory=list)
 
-    def add(self, batch: EvalBatch, output: _Output) -> None:
+    def add(self, batch: EvalBatch, output: BatchOutput) -> None:
         """Map a batch's detections back to the stored images and compare them with the truth."""
-        self.seconds += (
-            batch.preprocess_seconds + output.convert_seconds,
-            output.forward_seconds,
-            output.nms_seconds,
-        )
-        self.forward_ms.append(output.forward_seconds * 1000 / len(batch.samples))
+        self.times.append(_milliseconds(batch, output))
         places = zip(batch.samples, output.detections, batch.ratios, batch.pads, strict=True)
         for sample, rows, ratio, pad in places:
             mapped = to_original(rows, ratio, pad, (sample.height, sample.width))
@@ -273,10 +298,5 @@ class _Tally:
     def _compare(self, sample: Sample, rows: Rows) -> None:
         counted = ~sample.crowd  # a crowd's box stands for many objects; the built-in mAP leaves it out
         boxes, classes = sample.boxes[counted], sample.classes[counted]
-        self.matches.append(match_detections(rows, boxes, classes))
+        self.matches[sample.image_id] = match_detections(rows, boxes, classes)
         self.confusion.add(rows, boxes, classes)
-
-    def speed(self) -> Speed:
-        """Mean milliseconds per image."""
-        preprocess, inference, nms = self.seconds * 1000 / max(len(self.rows), 1)
-        return Speed(preprocess_ms=float(preprocess), inference_ms=float(inference), nms_ms=float(nms))

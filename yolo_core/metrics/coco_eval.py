@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from yolo_core.errors import DataError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CocoMetrics:
-    """COCO's twelve figures, in 0..1; -1 where a range of sizes has no truth.
+    """COCO's twelve figures, in 0..1; -1, as in COCO's own tool, where a range of sizes has no truth.
 
     AP over IoU .5 to .95, at .5 and at .75; AP of small, medium and large objects (under 32^2, under 96^2 and
     over, in square pixels of the stored image); average recall with 1, 10 and 100 detections, and by size.
@@ -41,22 +39,26 @@ _FIELDS = tuple(CocoMetrics.__dataclass_fields__)
 def coco_evaluate(annotation_file: Path, detections: Sequence[Mapping[str, Any]]) -> CocoMetrics:
     """Evaluate COCO result dictionaries (image_id, category_id, bbox as x, y, w, h in pixels, score).
 
+    Without any detection the figures are 0; with no truth either they are -1.
+
     Raises:
-        DataError: a detection names an image that the annotations do not list.
+        DataError: the annotations cannot be read, or a detection names an image that they do not list.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth_data = json.loads(annotation_file.read_text(encoding="utf-8"))
-    known = {image["id"] for image in truth_data["images"]}
+    try:
+        truth_data = json.loads(annotation_file.read_bytes())
+        known = {image["id"] for image in truth_data["images"]}
+    except OSError as error:
+        raise DataError(f"{annotation_file} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{annotation_file} is not COCO JSON: {type(error).__name__} {error}") from None
     strangers = sorted({row["image_id"] for row in detections} - known)
     if strangers:
         raise DataError(f"detections name image {strangers[0]}, which {annotation_file} does not list")
-    if not detections:
-        return CocoMetrics(**dict.fromkeys(_FIELDS, 0.0))
-    with redirect_stdout(StringIO()):  # the library prints its progress
-        truth = COCO(truth_data)
-        evaluation = COCOeval_faster(truth, truth.loadRes([dict(row) for row in detections]), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+    truth = COCO(truth_data)
+    evaluation = COCOeval_faster(truth, truth.loadRes([dict(row) for row in detections]), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
     return CocoMetrics(**{name: float(value) for name, value in zip(_FIELDS, evaluation.stats, strict=False)})

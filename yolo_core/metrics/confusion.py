@@ -36,9 +36,10 @@ class ConfusionMatrix:
         predicted = kept[:, 5].astype(np.int64)
         pairs = pair_up(box_iou(kept, boxes), self.iou)
         rows, columns = [row for row, _ in pairs], [column for _, column in pairs]
+        invented, missed = np.delete(predicted, rows), np.delete(classes, columns)
         np.add.at(self.matrix, (predicted[rows], classes[columns]), 1)
-        np.add.at(self.matrix, (np.delete(predicted, rows), self.num_classes), 1)
-        np.add.at(self.matrix, (self.num_classes, np.delete(classes, columns)), 1)
+        self.matrix[: self.num_classes, -1] += np.bincount(invented, minlength=self.num_classes)
+        self.matrix[-1, : self.num_classes] += np.bincount(missed, minlength=self.num_classes)
 
 
 def pair_up(overlap: Floats, least: float) -> list[tuple[int, int]]:
