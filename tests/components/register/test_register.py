@@ -251,3 +251,14 @@ def test_it_loads_where_this_repository_is_not(
     assert Path(home).is_relative_to(registered.root / "mlartifacts")
     assert not has_components
     assert same(found, expected)
+
+
+def test_predict_draws_from_the_registry(
+    registered: Registered, launch: Any, photo: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    store = ("--params", registered.root / "params.yaml", "--workspace", registered.root)
+    done = launch("predict", "--model", f"models:/{NAME}/1", *store, "--out", tmp_path, "--json", photo)
+    assert done.code == 0, done.err
+    (image,) = done.result["images"]
+    assert same(image["detections"], expected)
+    assert Path(image["output"]).is_file()
