@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from yolo_core.errors import UnreachableError
 
@@ -22,6 +24,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+_CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 128 * 1024**2
 _LONGEST_TEMP = 30
 """Ray's socket paths add about 65 characters to its temporary folder; the system allows 107."""
@@ -38,7 +41,7 @@ class ClusterSettings:
 
 @contextmanager
 def ray_cluster(settings: ClusterSettings) -> Iterator[None]:
-    """Connect to Ray, or start it on this machine and stop it at the end.
+    """Connect to Ray, or start it on this machine and stop it at the end; a connected one is just used.
 
     Raises:
         UnreachableError: no Ray answers at the address.
@@ -47,7 +50,14 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[None]:
         os.environ.setdefault(key, value)
     import ray
 
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "configure_logging": True,
+    }
     scratch = None
     try:
         if settings.address is None:
@@ -70,14 +80,28 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _connect(address: str, quiet: dict[str, object]) -> None:
+def _connect(address: str, quiet: Mapping[str, Any]) -> None:
     import ray
 
+    _check_answers(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:160]
         raise UnreachableError(f"no Ray at train.ray_address {address}: {text}") from None
+
+
+def _check_answers(address: str) -> None:
+    """Try the address before Ray does: Ray itself goes on trying for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and the like: Ray finds out
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UnreachableError(
+            f"no Ray at train.ray_address {address}: {error}; start it or set null to train on this machine"
+        ) from None
 
 
 def _short_temp_dir() -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
-class ModelEma:
+
+class ModelEma(Generic[AnyModel]):
     """A frozen copy of a model that follows it slowly.
 
     After the n-th optimiser step every floating entry of the state becomes
@@ -21,9 +24,9 @@ class ModelEma:
         updates: optimiser steps seen so far.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float, ramp: float) -> None:
+    def __init__(self, model: AnyModel, *, decay: float, ramp: float) -> None:
         """Start from a copy of ``model``."""
-        self.model = deepcopy(model).eval().requires_grad_(False)
+        self.model: AnyModel = deepcopy(model).eval().requires_grad_(False)
         self.updates = 0
         self._decay = decay
         self._ramp = ramp

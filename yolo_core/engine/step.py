@@ -65,7 +65,7 @@ class TrainStep:
         self._compute = compute
         self._schedule = schedule
         recipe = schedule.hyperparameters
-        self.model = model.to(compute.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model: DetectionModel = model.to(compute.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self._parallel = _parallel(self.model, compute)
         self.ema = ModelEma(self.model, decay=recipe.ema_decay, ramp=recipe.ema_ramp)
         self._optimizer = build_optimizer(self.model, recipe, schedule.weight_decay)

@@ -57,7 +57,9 @@ def test_frozen_layers_take_no_gradient_and_are_not_optimised(model: DetectionMo
     freeze_layers(model, 10)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert {name.split(".")[1] for name in frozen} == {str(i) for i in range(9)} | {"9"}
-    optimised = sum(len(group["params"]) for group in build_optimizer(model, Hyperparameters(), 0).param_groups)
+    optimised = sum(
+        len(group["params"]) for group in build_optimizer(model, Hyperparameters(), 0).param_groups
+    )
     assert optimised == sum(p.requires_grad for p in model.parameters())
 
 

@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 def make_step(precision: str = "fp32", **recipe: object) -> TrainStep:
     torch.manual_seed(0)
     schedule = Schedule(
-        hyperparameters=Hyperparameters().with_overrides({"warmup_iterations": 4, "warmup_epochs": 0, **recipe}),
+        hyperparameters=Hyperparameters().with_overrides(
+            {"warmup_iterations": 4, "warmup_epochs": 0, **recipe}
+        ),
         iterations_per_epoch=5,
         epochs=4,
         batch_size=2,

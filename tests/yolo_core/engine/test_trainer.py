@@ -70,16 +70,25 @@ def test_a_short_training_leaves_all_its_files(dataset: DetectionDataset, tmp_pa
 
 def test_every_row_tells_losses_quality_rate_and_speed(dataset: DetectionDataset, tmp_path: Path) -> None:
     row = run(Trainer(SETTINGS, dataset, tmp_path), 1)[0].metrics
-    wanted = "epoch box_loss objectness_loss class_loss precision recall map50 map fitness lr".split()
+    wanted = [
+        "epoch",
+        "box_loss",
+        "objectness_loss",
+        "class_loss",
+        "precision",
+        "recall",
+        "map50",
+        "map",
+        "fitness",
+        "lr",
+    ]
     assert set(row) == {*wanted, "images_per_second", "seconds"}
     assert all(value >= 0 for value in row.values())
     assert row["fitness"] == pytest.approx(fitness(row["map50"], row["map"]))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_interrupted_equals_uninterrupted(
-    dataset: DetectionDataset, tmp_path: Path, precision: str
-) -> None:
+def test_interrupted_equals_uninterrupted(dataset: DetectionDataset, tmp_path: Path, precision: str) -> None:
     settings = replace(SETTINGS, precision=precision, multi_scale=True)
     whole = Trainer(settings, dataset, tmp_path / "whole")
     expected = losses(run(whole))

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.config import load_section, read_params
+from components.train.config import TrainConfig
+from yolo_core.errors import UsageError
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def test_the_shipped_section_loads(repo: Path) -> None:
+    config = load_section(read_params(repo / "params.yaml"), "train", TrainConfig)
+    assert config.preset == "auto"
+    assert config.hflip == 0  # a mirrored digit is no digit
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"batch_size": 5, "workers": 2}, "batch_size 5 is not a multiple of workers 2"),
+        ({"gpus_per_worker": 2}, "gpus_per_worker must be 0 or 1"),
+        ({"patience": -1}, "patience must not be negative"),
+        ({"hflip": 1.5}, r"hflip must be in 0\.\.1"),
+        ({"storage": ""}, "storage must name"),
+        ({"epochs": "many"}, "train.epochs must be int"),
+        ({"epoch": 3}, "train.epoch is not a known key; did you mean 'epochs'"),
+    ],
+)
+def test_wrong_values_name_the_key(make_config: MakeConfig, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_config(**change)
