@@ -1,1 +1,1 @@
-"""Block bad data with Great Expectations."""
+"""Check the dataset; a rule that blocks stops the pipeline."""

@@ -1,0 +1,61 @@
+"""Great Expectations' Data Docs, made to work without a network.
+
+Its pages load styles, scripts and a logo from a dozen hosts. All of that goes; a small style sheet of
+our own and plain HTML stay, so that the pages read well offline, in MLflow's viewer or in an archive.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 80rem; padding: 0 1rem; }
+nav ul, nav ol { list-style: none; padding: 0; } nav a { text-decoration: none; }
+table { border-collapse: collapse; margin: .5rem 0; } td, th { border: 1px solid #ccd; padding: .3rem .6rem; }
+td, th { text-align: left; vertical-align: top; } a { color: #0b57d0; }
+.alert { background: #eef1f6; border-radius: .4rem; margin: 1rem 0; padding: .6rem 1rem; }
+.badge { background: #eef1f6; border-radius: .3rem; padding: 0 .3rem; }
+.modal, .btn-group, .popover, .cooltip .top { display: none; }
+.fa-check-circle::before { content: "\\2714"; color: #188038; }
+.fa-times::before { content: "\\2718"; color: #c5221f; }
+.fa-exclamation-triangle::before { content: "\\26A0"; color: #b06000; }
+i { font-style: normal; }
+"""
+_SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.S | re.I)
+_REMOTE_TAG = re.compile(
+    r"<(?:link|img|iframe)\b[^>]*?(?:href|src)\s*=\s*[\"']?(?:https?:)?//[^>]*>", re.S | re.I
+)
+_REMOTE_ATTRIBUTE = re.compile(
+    r"\s(?:href|src|action)\s*=\s*(?:\"(?:https?:)?//[^\"]*\"|'(?:https?:)?//[^']*')", re.I
+)
+_REMOTE_URL = re.compile(r"url\(\s*[\"']?(?:https?:)?//[^)]*\)", re.I)
+_REMOTE_IMPORT = re.compile(r"@import[^;]*;", re.I)
+_LOCAL_FILE = re.compile(r"(?:href|src)\s*=\s*[\"'](?!#)([^\"'?#]+)")
+
+
+def make_offline(folder: Path) -> None:
+    """Rewrite the Data Docs in ``folder`` so that no page asks another host for anything."""
+    pages = sorted(folder.rglob("*.html"))
+    for page in pages:
+        page.write_text(_rewrite(page.read_text(encoding="utf-8")), encoding="utf-8")
+    used = {
+        (page.parent / name).resolve()
+        for page in pages
+        for name in _LOCAL_FILE.findall(page.read_text(encoding="utf-8"))
+    }
+    static = folder / "static"
+    for file in [path for path in static.rglob("*") if path.is_file()]:
+        if file.resolve() not in used or file.suffix == ".css":
+            file.unlink()
+    if static.is_dir() and not any(path.is_file() for path in static.rglob("*")):
+        shutil.rmtree(static)
+
+
+def _rewrite(html: str) -> str:
+    html = _SCRIPT.sub("", html)
+    for pattern in (_REMOTE_TAG, _REMOTE_ATTRIBUTE, _REMOTE_IMPORT):
+        html = pattern.sub("", html)
+    html = _REMOTE_URL.sub("none", html)
+    return html.replace("</head>", f"<style>{_STYLE}</style>\n</head>", 1)
