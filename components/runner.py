@@ -20,7 +20,7 @@ from components.store import TrackingConfig
 from components.workspace import S3_SCHEME, Workspace, local_workspace
 from pipelines.stage import Stage, upstream
 from pipelines.stages import STAGES
-from yolo_core.errors import UsageError, YoloError
+from yolo_core.errors import DataError, GateError, UsageError, YoloError
 
 # Stage -> (its configuration, its work). By name, so that nothing heavy is imported before it is needed.
 WORK: dict[str, tuple[str, str]] = {
@@ -34,6 +34,7 @@ WORK: dict[str, tuple[str, str]] = {
 }
 SECTIONS = ("variants", *WORK, "promote", "tracking")
 _DATASET_FILE = "data/dataset/dataset.json"
+_VALIDATION = "reports/validation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,9 @@ class StageRequest:
         for template, path in zip(self.stage.inputs, self.inputs, strict=True):
             if not workspace.path(path).exists():
                 raise UsageError(missing_input(self, template, path, workspace.uri))
+        report = workspace.path(f"{_VALIDATION}.json")
+        if _VALIDATION in self.inputs and report.is_file() and not _read_json(report).get("success"):
+            raise GateError(f"the dataset did not pass validation; {report} says why")
 
 
 def missing_input(request: StageRequest, template: str, path: str, place: str) -> str:
@@ -213,8 +217,16 @@ def dataset_digest(workspace: Workspace) -> str | None:
     path = workspace.path(_DATASET_FILE)
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8")).get("digest")
+    found = _read_json(path).get("digest")
     return str(found) if found else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); run the stage that writes it again") from error
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def _check_variant(stage: Stage, variant: str | None, params: Mapping[str, Any]) -> str | None:

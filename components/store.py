@@ -32,8 +32,8 @@ _QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _FIRST_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
-_ATTEMPTS = 2
-_TIMEOUT_SECONDS = 5.0
+_TIMEOUT_SECONDS = 7.0
+_QUICK_SECONDS = 2.0
 _GATEWAY_ERRORS = (502, 503, 504)  # a proxy answers in place of the server
 
 
@@ -89,7 +89,7 @@ def redacted(uri: str) -> str:
 
 
 def check_answers(uri: str) -> None:
-    """Make sure that something answers at the address; takes at most 11 seconds.
+    """Make sure that something answers at the address; takes at most 15 seconds.
 
     Raises:
         UnreachableError: nothing does.
@@ -100,13 +100,13 @@ def check_answers(uri: str) -> None:
         if not folder.is_dir():
             raise UsageError(f"MLflow address {uri}: folder {folder} is missing; make it first")
         return
-    reason = ""
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(1.0)
+    started = time.monotonic()
+    reason = _try_once(uri)
+    if reason and time.monotonic() - started < _QUICK_SECONDS:
+        time.sleep(1.0)  # a server that is just starting refuses at once
         reason = _try_once(uri)
-        if not reason:
-            return
+    if not reason:
+        return
     raise UnreachableError(
         f"MLflow at {redacted(uri)} does not answer ({reason}); "
         "start it, or set tracking.uri or MLFLOW_TRACKING_URI"

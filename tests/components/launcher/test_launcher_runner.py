@@ -6,7 +6,6 @@ import json
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,19 @@ from components.job import Job
 from components.store import TrackingConfig
 from yolo_core.errors import GateError, UsageError
 
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateLike:
-    """The keys of section ``validate``."""
-
-    box_tolerance: float
-    min_instances: int
-
-
 Work = Callable[[Any, Job], dict[str, Any]]
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], None]:
-    """Let a function of the test be the work of ``validate``: the launcher is tested here, not the stage."""
+    """Let a function of the test be the work of two stages: the launcher is tested here."""
 
     def install(work: Work) -> None:
         module = types.ModuleType("stage_of_the_test")
         module.run = work  # type: ignore[attr-defined]
-        module.Config = ValidateLike  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(runner.WORK, "validate", ("stage_of_the_test:Config", "stage_of_the_test:run"))
+        for name in ("validate", "train"):
+            monkeypatch.setitem(runner.WORK, name, (runner.WORK[name][0], "stage_of_the_test:run"))
 
     return install
 
@@ -81,7 +71,8 @@ def test_success_is_shown_tracked_and_tagged(ready: Path, stage: Callable[[Work]
     runs = runs_of(ready)
     child, parent = runs["validate"], runs["r1"]
     assert child.info.run_id == done.result["mlflow_run_id"]
-    assert child.data.params == {"validate.box_tolerance": "1.0", "validate.min_instances": "3"}
+    assert child.data.params["validate.min_instances"] == "3"
+    assert all(name.startswith("validate.") for name in child.data.params)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["pipeline.orchestrator"] == "cli"
     assert child.data.tags["dataset.digest"] == parent.data.tags["dataset.digest"] == "sha256:feed"
@@ -134,6 +125,18 @@ def test_a_gate_that_says_no(ready: Path, stage: Callable[[Work], None], launch:
     assert done.complaint == "error: 3 boxes leave their image; see reports/validation/offenders.csv"
     assert done.result == {"error": done.complaint.removeprefix("error: "), "exit_code": 1}
     assert {run.info.status for run in runs_of(ready).values()} == {"FAILED"}
+
+
+def test_training_does_not_start_on_data_that_failed(
+    ready: Path, stage: Callable[[Work], None], launch: Any
+) -> None:
+    stage(lambda _config, _job: pytest.fail("it must not run"))
+    (ready / "reports" / "validation").mkdir(parents=True)
+    for content, message in (('{"success": false}', "did not pass validation"), ("{", "cannot be read")):
+        (ready / "reports" / "validation.json").write_text(content, encoding="utf-8")
+        done = launch("train", "--variant", "yolov5n")
+        assert done.code == 1
+        assert message in done.complaint
 
 
 def test_retry_continues_the_same_runs(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
@@ -209,17 +212,10 @@ def test_wrong_usage_is_two_and_names_the_mistake(
     message: str,
 ) -> None:
     stage(write_outputs)
-    for name in ("train",):
-        monkeypatch.setitem(runner.WORK, name, ("stage_of_the_test:Config", "stage_of_the_test:run"))
-    monkeypatch.setattr(runner, "load_section", _any_train(runner.load_section))
     monkeypatch.chdir(workspace)
     done = launch(*argv)
     assert done.code == 2
     assert message in done.complaint
-
-
-def _any_train(real: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda params, section, cls: None if section == "train" else real(params, section, cls)
 
 
 def test_missing_input_names_the_command_that_makes_it(

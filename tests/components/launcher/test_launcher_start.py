@@ -90,10 +90,7 @@ def test_termination_kills_the_run_and_says_so(workspace: Path) -> None:
         "import sys, types, time, runpy, components.runner as runner\n"
         "def work(config, job):\n    print('working', flush=True)\n    time.sleep(60)\n"
         "sys.modules['slow'] = types.ModuleType('slow')\nsys.modules['slow'].run = work\n"
-        "sys.modules['slow'].Config = __import__('components.promote.config', fromlist=['x']).PromoteConfig\n"
-        "runner.WORK['dataset'] = ('slow:Config', 'slow:run')\n"
-        "runner.load_section = lambda params, name, cls, real=runner.load_section: "
-        "real(params, 'promote' if name == 'dataset' else name, cls)\n"
+        "runner.WORK['dataset'] = (runner.WORK['dataset'][0], 'slow:run')\n"
         "sys.argv[0] = 'components'\n"
         "runpy.run_module('components', run_name='__main__')"
     )
