@@ -1,10 +1,9 @@
-"""Pictures a person wants to see of a training: curves, labels, the first batch, the confusion matrix."""
+"""Pictures a person wants to see of a training: curves, labels, the first batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -106,26 +105,3 @@ def _box(axes: Axes, xywh: tuple[float, float, float, float], category: int, nam
     colour = matplotlib.colormaps["tab20"](category % 20)
     axes.add_patch(matplotlib.patches.Rectangle((x, y), w, h, fill=False, color=colour, linewidth=1.2))
     axes.text(x, y, names[category], fontsize=7, color="white", backgroundcolor=colour, va="bottom")
-
-
-def plot_confusion(matrix: NDArray[Any], names: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix (nc + 1, nc + 1), rows predicted and columns true, by columns' shares.
-
-    The last row holds what was missed, the last column what was found where nothing is.
-    """
-    shares = matrix / np.maximum(matrix.sum(axis=0, keepdims=True), 1)
-    labels = [*names, "background"]
-    size = max(5.0, min(0.45 * len(labels) + 2, 24.0))
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(labels) <= 30:
-        for row, column in np.argwhere(shares >= 0.005):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column, row, f"{shares[row, column]:.2f}", ha="center", va="center", fontsize=7, color=colour
-            )
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="true", ylabel="predicted", title="confusion at confidence 0.25, IoU 0.45")
-    figure.savefig(path, dpi=90)

@@ -11,8 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from components.plots import plot_confusion
 from components.train.plan import TrainPlan
-from components.train.plots import plot_batch, plot_confusion, plot_curves, plot_labels
+from components.train.plots import plot_batch, plot_curves, plot_labels
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.data.loader import TrainLoader, TrainLoaderSettings
 from yolo_core.engine.checkpoint import load_state

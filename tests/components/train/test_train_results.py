@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from components.plots import plot_confusion
 from components.train.config import TrainConfig
 from components.train.plan import TrainPlan, make_plan
-from components.train.plots import plot_batch, plot_confusion, plot_curves, plot_labels
+from components.train.plots import plot_batch, plot_curves, plot_labels
 from components.train.results import (
     draw_confusion,
     draw_data,
