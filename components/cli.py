@@ -66,7 +66,7 @@ def show(result: Mapping[str, Any], *, as_json: bool) -> None:
 def _lines(values: Mapping[str, Any], indent: str) -> list[str]:
     lines = []
     for key, value in values.items():
-        if value is None:
+        if value is None or value in ([], {}, ()):
             continue
         if isinstance(value, Mapping):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]

@@ -36,7 +36,7 @@ def gather(job: Job, checkpoint: Path) -> Facts:
     """Read the reports on a variant.
 
     Raises:
-        DataError: a report is broken, or train and study saw different datasets.
+        DataError: a report is broken, or the study saw another dataset or checkpoint than the training made.
     """
     study = _read(job.path("reports/study/{variant}.json"))
     train = _read(job.path("reports/train/{variant}.json"))
@@ -54,11 +54,13 @@ def gather(job: Job, checkpoint: Path) -> Facts:
             metrics={key: float(point[key]) for key in _METRICS if point.get(key) is not None},
             validated=bool(validation["success"]),
         )
-        trained_on = str(train["dataset_digest"])
+        trained_on, studied = str(train["dataset_digest"]), str(study["model_digest"])
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         raise DataError(f"reports on {job.variant} lack {error}; run study and train again") from error
     if trained_on != digest:
         raise DataError(f"{job.variant} was trained on {trained_on} but studied on {digest}; run both again")
+    if studied != facts.model_digest:
+        raise DataError(f"the study of {job.variant} measured another checkpoint; run the study stage again")
     return facts
 
 

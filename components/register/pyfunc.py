@@ -38,9 +38,14 @@ class Detector(PythonModel):  # type: ignore[misc]  # mlflow ships no types
         fmt = settings.get("format", "checkpoint")
         # An export has one fixed input shape; the checkpoint takes the smallest that fits the images.
         self.rectangular = fmt == "checkpoint"
-        self.model: Callable[..., Any] = (
-            model.fuse() if fmt == "checkpoint" else load_export(fmt, Path(context.artifacts["exports"]))
-        )
+        self.model: Callable[..., Any]
+        if self.rectangular:
+            self.model = model.fuse()
+        else:
+            from yolo_core.export.backends import load
+
+            backend = load(fmt, Path(context.artifacts["exports"]))
+            self.model, self.image_size = backend, int(backend.metadata["image_size"])
 
     def predict(
         self, context: PythonModelContext, model_input: list[Any], params: dict[str, Any] | None = None
@@ -103,13 +108,6 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Pixels:
         raise DataError(f"{name}: an array must be (H, W, 3) BGR or (H, W) grey, not of shape {array.shape}")
     pixels: Pixels = np.ascontiguousarray(array)
     return pixels
-
-
-def load_export(fmt: str, folder: Path) -> Callable[..., Any]:
-    """Load the export of that format from the folder that the export stage wrote."""
-    from yolo_core.export.backends import load
-
-    return load(fmt, folder)
 
 
 mlflow.models.set_model(Detector())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ from yolo_core import load_checkpoint, save_checkpoint
 from yolo_core.engine.detections import describe
 from yolo_core.engine.evaluate import EvalSettings, detect
 from yolo_core.errors import DataError
+from yolo_core.export.backends import export
+from yolo_core.export.base import ExportSettings
 from yolo_core.metrics.nms import NmsSettings
 
 REGISTER = next(stage for stage in STAGES if stage.name == "register")
@@ -40,20 +43,20 @@ class Registered:
     receipt: dict[str, Any]
     client: Any
 
-    def register(self, run_id: str) -> dict[str, Any]:
+    def register(self, run_id: str, *overrides: str) -> dict[str, Any]:
         """Run the stage."""
         options = Options(
             params=self.root / "params.yaml",
             workspace=str(self.root),
             variant="yolov5n",
             run_id=run_id,
-            overrides=(f"tracking.uri=sqlite:///{self.root}/mlflow.db",),
+            overrides=(f"tracking.uri=sqlite:///{self.root}/mlflow.db", *overrides),
         )
         result: dict[str, Any] = run_stage(REGISTER, options)["result"]
         return result
 
 
-def write_reports(root: Path) -> None:
+def write_reports(root: Path, checkpoint: Path) -> None:
     """Write what the stages before would say."""
     point = {"image_size": SIZE, "map50": 0.45, "map": 0.28, "precision": 0.6, "recall": 0.5, "coco_ap": None}
     reports = {
@@ -61,6 +64,7 @@ def write_reports(root: Path) -> None:
         "reports/train/yolov5n.json": {"dataset_digest": DIGEST},
         "reports/export/yolov5n.json": {},
         "reports/study/yolov5n.json": {
+            "model_digest": f"sha256:{hashlib.sha256(checkpoint.read_bytes()).hexdigest()}",
             "dataset_digest": DIGEST,
             "split": "test",
             "points": [{**point, "image_size": 160, "map50": 0.3}, point],
@@ -81,12 +85,15 @@ def registered(
     root = tmp_path_factory.mktemp("registered")
     shutil.copy(empty_store, root / "mlflow.db")
     shutil.copy(repo / "params.yaml", root / "params.yaml")
-    write_reports(root)
-    (root / "exports" / "yolov5n").mkdir(parents=True)
-    (root / "exports" / "yolov5n" / "parity.json").write_text("{}", encoding="utf-8")
-    (root / "models" / "yolov5n").mkdir(parents=True)
+    checkpoint = root / "models" / "yolov5n" / "best.safetensors"
+    checkpoint.parent.mkdir(parents=True)
     model = load_checkpoint(assets / "weights" / "yolov5n.pt")
-    save_checkpoint(model, root / "models" / "yolov5n" / "best.safetensors", {"image_size": SIZE})
+    save_checkpoint(model, checkpoint, {"image_size": SIZE})
+    exports = root / "exports" / "yolov5n"
+    exports.mkdir(parents=True)
+    export("torchscript", model, exports, ExportSettings(image_size=SIZE))
+    (exports / "parity.json").write_text("{}", encoding="utf-8")
+    write_reports(root, checkpoint)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
         client = connect(TrackingConfig(uri=f"sqlite:///{root}/mlflow.db", experiment="x"), root)
@@ -262,3 +269,16 @@ def test_predict_draws_from_the_registry(
     (image,) = done.result["images"]
     assert same(image["detections"], expected)
     assert Path(image["output"]).is_file()
+
+
+def test_an_export_can_be_what_runs(
+    registered: Registered, photo: Path, expected: list[dict[str, Any]]
+) -> None:
+    """TorchScript has a fixed square input, so boxes differ a little from the rectangular checkpoint's."""
+    import mlflow
+
+    receipt = registered.register("exported", "register.format=torchscript")
+    (found,) = mlflow.pyfunc.load_model(receipt["uri"]).predict([str(photo)])
+    assert found
+    assert found[0]["name"] == expected[0]["name"]
+    assert np.allclose(found[0]["xyxy"], expected[0]["xyxy"], atol=12)

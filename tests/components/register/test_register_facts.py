@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ REPORTS: dict[str, dict[str, Any]] = {
     "reports/validation.json": {"success": True},
     "reports/train/yolov5n.json": {"dataset_digest": "sha256:a"},
     "reports/study/yolov5n.json": {
+        "model_digest": f"sha256:{hashlib.sha256(b'weights').hexdigest()}",
         "dataset_digest": "sha256:a",
         "split": "test",
         "points": [{**POINT, "image_size": 128, "map50": 0.5}, POINT],
@@ -62,6 +64,7 @@ def test_the_best_point_counts(job: Job) -> None:
         ("reports/train/yolov5n.json", {"dataset_digest": "sha256:b"}, "was trained on sha256:b but studied"),
         ("reports/train/yolov5n.json", {"dataset_digest": None}, "was trained on None"),
         ("reports/study/yolov5n.json", {"best": {"image_size": 999}}, "run study and train again"),
+        ("reports/study/yolov5n.json", {"model_digest": "sha256:b"}, "measured another checkpoint"),
         ("reports/study/yolov5n.json", {"points": None}, "run study and train again"),
         ("reports/study/yolov5n.json", {"best": {}}, "lack 'image_size'"),
     ],
