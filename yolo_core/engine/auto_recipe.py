@@ -116,9 +116,12 @@ def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
     full_steps = data.images * run.epochs / 64
     if full_steps >= LONG_RUN_STEPS:
         return
+    nominal = min(run.batch_size, 64)
     draft.change(
-        f"{full_steps:.0f} steps of 64 images would be too few, so each batch of {run.batch_size} is a step",
-        nominal_batch=min(run.batch_size, 64),
+        f"{full_steps:.0f} steps of 64 images would be too few, so each batch of {nominal} is a step; "
+        f"its summed loss is 64/{nominal} times smaller, which the rate makes up for",
+        nominal_batch=nominal,
+        lr0=round(draft.hyperparameters.lr0 * 64 / nominal, 5),
     )
     warmup = min(1000, max(90, iterations // 20), max(iterations // 4, 1))
     draft.change(

@@ -67,7 +67,9 @@ class TrainStep:
         recipe = schedule.hyperparameters
         self.model: DetectionModel = model.to(compute.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self._parallel = _parallel(self.model, compute)
-        self.ema = ModelEma(self.model, decay=recipe.ema_decay, ramp=recipe.ema_ramp)
+        self.ema: ModelEma[DetectionModel] = ModelEma(
+            self.model, decay=recipe.ema_decay, ramp=recipe.ema_ramp
+        )
         self._optimizer = build_optimizer(self.model, recipe, schedule.weight_decay)
         self._scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision.scaled)
         self._loss = DetectionLoss(self.model, gains_of(recipe, model, image_size))

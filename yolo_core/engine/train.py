@@ -7,7 +7,7 @@ its own `Trainer` and iterates over `Trainer.epochs` in step; rank 0 validates a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from yolo_core.data.augment import Augmentation
-from yolo_core.data.cache import CacheSettings, build_cache, spare_memory
-from yolo_core.data.coco import DetectionDataset
+from yolo_core.data.cache import CacheSettings, ImageCache, build_cache, spare_memory
+from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.data.loader import TrainBatch, TrainLoader, TrainLoaderSettings
 from yolo_core.engine.checkpoint import (
     TrainingState,
@@ -152,6 +152,7 @@ class Trainer:
         dataset.annotation_file("val")  # a DataError now is better than one after the first epoch
         self._precision = choose_precision(settings.precision, self._device)
         self._loader = self._build_loader()
+        self._val_cache: ImageCache | None = None
         torch.manual_seed(settings.seed)
         model = build_model(settings, dataset)
         freeze_layers(model, settings.freeze)
@@ -219,11 +220,6 @@ class Trainer:
     def _build_loader(self) -> TrainLoader:
         settings, ranks = self.settings, self._ranks
         samples = self._dataset.samples("train")
-        cache = CacheSettings(
-            image_size=settings.image_size,
-            memory_bytes=spare_memory() // (4 * ranks.world_size),  # the ranks may share one machine
-            threads=settings.loader_threads,
-        )
         return TrainLoader(
             samples,
             TrainLoaderSettings(
@@ -236,8 +232,18 @@ class Trainer:
                 world_size=ranks.world_size,
                 pin_memory=self._device.type == "cuda",
             ),
-            build_cache(samples, cache),
+            self._build_cache(samples, smooth=False),
         )
+
+    def _build_cache(self, samples: Sequence[Sample], *, smooth: bool) -> ImageCache:
+        """Decode images once into a share of the memory that is free, or not at all if they do not fit."""
+        settings = CacheSettings(
+            image_size=self.settings.image_size,
+            smooth=smooth,
+            memory_bytes=spare_memory() // (4 * self._ranks.world_size),  # the ranks may share one machine
+            threads=self.settings.loader_threads,
+        )
+        return build_cache(samples, settings)
 
     def _train_epoch(self, epoch: int, progress: Progress | None) -> tuple[dict[str, float], float]:
         """Train one epoch; returns the mean losses over iterations and ranks, and images per second."""
@@ -291,7 +297,10 @@ class Trainer:
         """Measure the averaged weights on the val split; rank 0 only."""
         if not self._ranks.is_first:
             return None
-        metrics = evaluate(self.model, self._dataset, "val", self._eval_settings()).metrics
+        if self._val_cache is None:
+            self._val_cache = self._build_cache(self._dataset.samples("val"), smooth=True)
+        settings = self._eval_settings()
+        metrics = evaluate(self.model, self._dataset, "val", settings, cache=self._val_cache).metrics
         return {
             "precision": metrics.precision,
             "recall": metrics.recall,

@@ -43,6 +43,16 @@ def test_every_variant_gets_a_recipe_and_reasons(variant: str) -> None:
     assert all(reason for reason in choice.reasons)
 
 
+@pytest.mark.parametrize(
+    ("batch", "nominal", "lr0"), [(8, 8, 0.08), (16, 16, 0.04), (64, 64, 0.01), (128, 64, 0.01)]
+)
+def test_short_runs_step_on_every_batch_with_steps_of_the_same_length(
+    batch: int, nominal: int, lr0: float
+) -> None:
+    recipe = choose_recipe(DIGITS, replace(SHORT_RUN, batch_size=batch)).hyperparameters
+    assert (recipe.nominal_batch, recipe.lr0) == (nominal, lr0)
+
+
 def test_small_data_gets_a_warm_up_of_about_ninety_iterations() -> None:
     recipe = choose_recipe(DIGITS, SHORT_RUN).hyperparameters
     assert 60 <= recipe.warmup_iterations <= 200
