@@ -14,7 +14,7 @@ with DAG(
     description="Gate, approval, champion",
     schedule=None,
     catchup=False,
-    params={"model": Param("detector-yolov5n", type="string", pattern=r"^[\w.-]+$", title="Registered model")},
+    params={"model": Param("detector-yolov5n", type="string", pattern=r"^[\w.-]+$", title="Model")},
     tags=["yolo-mlops"],
     doc_md=__doc__,
 ):

@@ -12,6 +12,9 @@ with DAG(
     description="Dataset to registered model",
     schedule=None,
     catchup=False,
+    # Stages use every core and the study times the model: one at a time, as `dvc repro` does.
+    max_active_runs=1,
+    max_active_tasks=1,
     params=trigger_form(),
     default_args=RETRIES,
     tags=["yolo-mlops"],

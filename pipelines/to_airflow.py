@@ -6,6 +6,7 @@ shell: nothing heavy is imported by Airflow, and no text of the form can become 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -40,7 +41,12 @@ _GRACE = 30  # seconds a stage gets to end by itself when its task is stopped
 FORM: dict[str, tuple[str, dict[str, Any]]] = {
     "source": (
         "dataset.source",
-        {"type": ["null", "string"], "minLength": 1, "title": "Dataset", "description": "builtin, or a folder"},
+        {
+            "type": ["null", "string"],
+            "minLength": 1,
+            "title": "Dataset",
+            "description": "builtin, or the path of a COCO, YOLO or VOC folder",
+        },
     ),
     "preset": ("train.preset", {"enum": [None, *PRESETS], "title": "Recipe"}),
     "pretrained": (
@@ -85,17 +91,20 @@ def overrides(params: Mapping[str, Any]) -> list[str]:
     changed = {key: value for key, value in chosen.items() if value is not None}
     changed |= params.get("overrides") or {}
     changed["variants"] = list(params["variants"])
-    return [f"{key}={_flow(value)}" for key, value in changed.items()]
+    return [f"{key}={_one_line(value)}" for key, value in changed.items()]
 
 
-def _flow(value: Any) -> str:
-    """One line of YAML."""
-    return json.dumps(value)
+def _one_line(value: Any) -> str:
+    """Return YAML that reads back as the same value; JSON would not do: 1e-05 is text in YAML."""
+    return yaml.safe_dump([value], default_flow_style=True, width=10**9).strip()[1:-1]
 
 
 def safe_name(run_id: str) -> str:
-    """Return a folder's name for a DAG run's id."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", run_id).lstrip(".") or "run"
+    """Return a folder's name for a DAG run's id; no two ids share one."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", run_id).lstrip(".")
+    if plain == run_id:
+        return plain
+    return f"{plain}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
 class CommandOperator(BaseOperator):  # type: ignore[misc]
@@ -122,12 +131,9 @@ class CommandOperator(BaseOperator):  # type: ignore[misc]
         python = os.environ.get("YOLO_MLOPS_PYTHON", str(REPO / ".venv/bin/python"))
         words = [python, "-m", "components", *self.command(context), "--json"]
         self.log.info("running %s", " ".join(words[1:]))
-        environment = {**os.environ, "PIPELINE_ORCHESTRATOR": "airflow"}
-        environment.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{REPO / 'mlflow.db'}")
-        environment.pop("PYTHONPATH", None)
         try:
             self._process = subprocess.Popen(
-                words, cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+                words, cwd=REPO, env=_environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
             )
         except FileNotFoundError:
             raise AirflowFailException(f"no Python at {python}; set YOLO_MLOPS_PYTHON") from None
@@ -193,13 +199,25 @@ def add_tasks(stages: Sequence[Stage]) -> None:
             tasks[before.name] >> tasks[stage.name]
 
 
-@task(task_id="plan")
+@task(task_id="plan")  # type: ignore[untyped-decorator]
 def _plan(*, params: Any = None, dag_run: Any = None) -> list[str]:
     """Return the variants to train; refuses keys that the form does not have."""
     unknown = sorted(set(dag_run.conf or {}) - {"variants", *FORM})
     if unknown:
-        raise AirflowFailException(f"unknown conf keys {', '.join(unknown)}; known: variants, {', '.join(FORM)}")
+        known = ", ".join(("variants", *FORM))
+        raise AirflowFailException(f"unknown conf keys {', '.join(unknown)}; known: {known}")
     return list(dict.fromkeys(params["variants"]))
+
+
+def _environment() -> dict[str, str]:
+    """Return a stage's environment: this one without what is Airflow's own, its secrets above all.
+
+    Runs have workspaces of their own, but share one MLflow store, the repository's, if none is named.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.lstrip("_").startswith("AIRFLOW_")}
+    kept.pop("PYTHONPATH", None)
+    kept.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{REPO / 'mlflow.db'}")
+    return {**kept, "PIPELINE_ORCHESTRATOR": "airflow"}
 
 
 def _runs_folder() -> Path:
@@ -209,7 +227,7 @@ def _runs_folder() -> Path:
 def _result(line: str) -> dict[str, Any] | None:
     """Parse the last line of a command's output; data stay out of it, only names and digests go on."""
     try:
-        found = yaml.safe_load(line)
-    except yaml.YAMLError:
+        found = json.loads(line)
+    except ValueError:
         return None
     return {key: found[key] for key in _KEPT if key in found} if isinstance(found, dict) else None

@@ -1,7 +1,7 @@
 """Start Airflow for this repository on 127.0.0.1, until Ctrl-C or SIGTERM.
 
 Run it with the Airflow environment's Python (`make airflow`). Scheduler, DAG processor and API server are
-processes of their own; the database, logs and the generated password are in $AIRFLOW_HOME (default: airflow/).
+processes of their own; database, logs and the generated password are in $AIRFLOW_HOME (default: airflow/).
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def main() -> int:
 def _migrate(home: Path, env: dict[str, str]) -> None:
     log = _log(home, "migrate")
     with log.open("wb") as out:
-        code = subprocess.run(["airflow", "db", "migrate"], env=env, stdout=out, stderr=out, check=False).returncode
+        code = subprocess.run(
+            ["airflow", "db", "migrate"], env=env, stdout=out, stderr=out, check=False
+        ).returncode
     if code:
         sys.exit(f"error: `airflow db migrate` failed; see {log}")
 

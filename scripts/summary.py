@@ -47,7 +47,9 @@ def main(argv: list[str]) -> int:
     workspace = Path(argv[0]) if argv else Path()
     found = list(rows(workspace))
     if not found:
-        print(f"error: nothing is registered in {workspace.resolve()}; run `dvc repro` first", file=sys.stderr)
+        print(
+            f"error: nothing is registered in {workspace.resolve()}; run `dvc repro` first", file=sys.stderr
+        )
         return 1
     print(table(found))
     print(HINTS.format(model=found[0][-1].split()[0]))
