@@ -144,3 +144,22 @@ class TestStages:
         stages.refuse = False
         assert launch("validate", "--workspace", place).code == 0
         assert stages.calls == ["dataset", "validate", "validate"]
+
+
+def test_the_real_dataset_and_validation_stages(
+    s3: Any, prefix: str, workspace: Path, launch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way: a drawn dataset goes to S3 and another process's validation reads it from there."""
+    monkeypatch.chdir(workspace)
+    place = f"s3://work/{prefix}"
+    small = [f"dataset.builtin.{split}_images=4" for split in ("train", "val", "test")]
+    options = ["--workspace", place, "--json", *(word for one in small for word in ("--set", one))]
+    made = launch("dataset", *options)
+    assert made.code == 0, made.err
+    # Four pictures do not show every digit.
+    checked = launch("validate", *options, "--set", "validate.min_instances=0")
+    assert checked.code == 0, checked.err
+    report = open_bucket(place).read_json("reports/validation.json")
+    assert report is not None
+    assert report["dataset_digest"] == made.result["result"]["digest"]
+    assert not (workspace / "data").exists()
