@@ -17,9 +17,10 @@ from yolo_core.metrics.boxes import pairwise_iou
 from yolo_core.metrics.nms import NmsSettings, non_max_suppression
 
 _WARM_UP = 3
-_SAME_IOU = 0.99
+_NMS = NmsSettings(confidence=0.25, iou=0.45)
+# Of two overlapping boxes whose scores are equal but for rounding NMS may keep either: that is no difference.
+_SAME_IOU = _NMS.iou
 _SAME_SCORE = 0.01
-_NMS = NmsSettings(confidence=0.1, iou=0.45)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +31,9 @@ class Parity:
         images: compared.
         max_box_error, mean_box_error: of x, y, w, h over all N outputs, in input pixels.
         max_score_error, mean_score_error: of objectness and class scores.
-        detections: that the reference finds (confidence .1, IoU .45).
-        matched: share of the detections of both that have a counterpart: same class, IoU of .99, score
-            within .01; 1 when neither finds anything.
+        detections: that the reference finds (confidence .25, IoU .45).
+        matched: share of the detections of both that have a counterpart: same class, overlap
+            above that IoU, score within .01; 1 when neither finds anything.
     """
 
     images: int
