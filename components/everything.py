@@ -1,14 +1,17 @@
 """``python -m components all``: every stage in order, one process each, in any workspace.
 
 DVC does more (it skips what has not changed) but only in a repository. This needs neither: it is
-how a second dataset is tried in a workspace of its own.
+how a second dataset is tried in a workspace of its own. Its runs go to the MLflow store of the folder
+it is started in, so that one `make ui` shows them all.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from components.cli import complain, new_parser, say
@@ -29,10 +32,12 @@ def run_all(argv: Sequence[str]) -> int:
     shared += [word for override in overrides for word in ("--set", override)]
     shared += ["--run-id", options.run_id] if options.run_id else []
     shared += ["--debug"] if options.debug else []
+    environment = dict(os.environ)
+    environment.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd() / 'mlflow.db'}")
     for stage, variant in _jobs(params.get("variants")):
         words = stage.command(variant)[1:]
         say(f"== {' '.join(words[2:])}")
-        code = subprocess.run([sys.executable, *words, *shared], check=False).returncode
+        code = subprocess.run([sys.executable, *words, *shared], env=environment, check=False).returncode
         if code:
             complain(f"stage {stage.name} ended with exit code {code}; the stages after it did not run")
             return code
