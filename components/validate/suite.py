@@ -111,7 +111,10 @@ def _of_annotations(category_ids: tuple[int, ...], config: ValidateConfig) -> di
         "annotation_class_known": [
             gxe.ExpectColumnValuesToBeInSet(column="category_id", value_set=list(category_ids))
         ],
-        "annotation_unique": [gxe.ExpectCompoundColumnsToBeUnique(column_list=same)],
+        "annotation_unique": [
+            # Two annotations without a box are not the same one.
+            gxe.ExpectCompoundColumnsToBeUnique(column_list=same, ignore_row_if="any_value_is_missing")
+        ],
         "box_finite": [gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True])],
         "box_positive": [between(column="shorter_side", min_value=0, strict_min=True)],
         "box_inside": [between(column="beyond_image", max_value=config.box_tolerance)],
