@@ -15,7 +15,7 @@ from yolo_core.metrics.average_precision import DetectionMetrics
 
 matplotlib.use("Agg")  # no display on a server
 
-_MOST_LABELS = 30  # more class names than this do not fit
+_MOST_NUMBERS, _MOST_LABELS = 30, 100  # classes; more do not fit
 _MOST_CURVES = 20
 
 
@@ -30,12 +30,13 @@ def plot_confusion(matrix: NDArray[Any], names: Sequence[str], path: Path) -> No
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(labels) <= _MOST_LABELS:
+    if len(labels) <= _MOST_NUMBERS:
         for row, column in np.argwhere(shares >= 0.005):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(
                 column, row, f"{shares[row, column]:.2f}", ha="center", va="center", fontsize=7, color=colour
             )
+    if len(labels) <= _MOST_LABELS:
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="true", ylabel="predicted", title="confusion at confidence 0.25, IoU 0.45")

@@ -98,6 +98,13 @@ class Tracker:
         self.parent_run_id = parent_run_id
         self.uri = uri
 
+    @property
+    def parent(self) -> Tracker:
+        """The pipeline run, as a tracker: for what concerns more than one stage or variant."""
+        return Tracker(
+            client=self._client, run_id=self.parent_run_id, parent_run_id=self.parent_run_id, uri=self.uri
+        )
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log settings once. MLflow refuses to change one: a retry under other values is told by a tag."""
         from mlflow.entities import Param
@@ -210,6 +217,11 @@ class NullTracker(Tracker):
     def __init__(self) -> None:
         """Take nothing, as there is no run."""
         super().__init__(client=None, run_id="untracked", parent_run_id="untracked", uri="none:")
+
+    @property
+    def parent(self) -> Tracker:
+        """Track nothing there either."""
+        return self
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Do nothing."""

@@ -45,7 +45,13 @@ STAGES: tuple[Stage, ...] = (
         inputs=("data/dataset", "models/{variant}"),
         metrics=("reports/study/{variant}.json",),
         params=("study",),
-        code=("components/study/study.py", "yolo_core/metrics", "yolo_core/engine/evaluate.py"),
+        code=(
+            "components/study/study.py",
+            "yolo_core/metrics",
+            "yolo_core/model",
+            "yolo_core/engine/evaluate.py",
+            "yolo_core/engine/inference.py",
+        ),
         image="train-cpu",
         foreach="variants",
         resources=Resources(cpu=2, memory_gib=4),
@@ -56,7 +62,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("reports/study.png", "reports/study.html"),
         plots=("reports/study.csv",),
         params=("variants", "compare"),
-        code=("components/study/compare.py",),
+        code=("components/study/compare.py", "components/study/page.py", "components/study/plots.py"),
         image="train-cpu",
     ),
     Stage(

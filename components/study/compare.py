@@ -1,18 +1,16 @@
-"""The comparison of all variants: one table, one plot, one page."""
+"""The compare stage: the studies of all variants as one table, one plot and one page."""
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from components.job import Job
 from components.study.config import CompareConfig
+from components.study.page import page
 from components.study.plots import plot_study, total_ms
 from yolo_core.errors import UsageError
 
@@ -34,84 +32,115 @@ COLUMNS = (
     "gflops_640",
     "images",
 )
-_PAGE = Path(__file__).with_name("compare.html")
+_SAME = ("dataset_digest", "split", "settings")
+_NEEDED = (*_SAME, "variant", "dataset", "environment", "parameters", "gflops_640", "points")
+_MEASURED = ("image_size", "images", *COLUMNS[2:11])
 
 
 def run(config: CompareConfig, job: Job) -> dict[str, Any]:
-    """Put the studies of the params' variants side by side: reports/study.csv, .png and .html.
+    """Put the studies of the params' variants side by side: ``reports/study.csv``, ``.png`` and ``.html``.
+
+    They are logged to this stage's run and to the pipeline's.
 
     Raises:
-        UsageError: a variant has no study, or the studies are of different datasets or splits.
+        UsageError: a variant has no study or a broken one, or the studies do not measure the same thing.
     """
     reports = read_reports(job.path("reports/study"), job.params["variants"])
     rows = [row for report in reports for row in rows_of(report)]
-    table, plot, page = (job.path(f"reports/study.{suffix}") for suffix in ("csv", "png", "html"))
+    table, plot, html = (job.path(f"reports/study.{suffix}") for suffix in ("csv", "png", "html"))
     write_table(rows, table)
-    plot_study(reports, config.metric, plot, reports[0]["classes"])
-    write_page(rows, reports, plot, page)
-    for path in (table, plot, page):
-        job.tracker.log_artifact(path)
-    best = max(rows, key=lambda row: float(row[config.metric]))
-    return {"best": {key: best[key] for key in ("variant", "image_size", config.metric)}, "rows": len(rows)}
+    plot_study(reports, config.metric, plot)
+    winners = best_rows(rows, config.metric)
+    title = f"Study of {reports[0]['dataset']}: accuracy and speed over image sizes"
+    html.write_text(page(title, facts_of(reports), plot, rows, winners.values()), encoding="utf-8")
+    best = {variant: rows[index] for variant, index in winners.items()}
+    for tracker in (job.tracker, job.tracker.parent):
+        for path in (plot, html, table):
+            tracker.log_artifact(path, "study")
+        for variant, row in best.items():
+            keys = ("image_size", "map50", "map", "coco_ap", "total_ms")
+            tracker.log_metrics({f"study.{variant}.{key}": row[key] for key in keys})
+    top = max(best.values(), key=lambda row: float(row[config.metric]))
+    return {"best": {key: top[key] for key in ("variant", "image_size", config.metric)}, "rows": len(rows)}
 
 
 def read_reports(folder: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Read one study per variant and refuse to compare what was measured on different data."""
-    reports = []
-    for variant in variants:
-        path = folder / f"{variant}.json"
-        if not path.is_file():
-            raise UsageError(f"no study at {path}; run `python -m components study --variant {variant}`")
-        try:
-            reports.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError:
-            raise UsageError(f"{path} is not valid JSON; run the study of {variant} again") from None
+    """Read one study per variant, and refuse to compare what was measured on other data or in another way."""
+    if not variants:
+        raise UsageError("params: variants is empty; name one model at least")
+    reports = [_read_report(folder / f"{variant}.json", variant) for variant in variants]
     first = reports[0]
     for report in reports[1:]:
-        for key in ("dataset_digest", "split"):
+        for key in _SAME:
             if report[key] != first[key]:
                 raise UsageError(
-                    f"{report['variant']} was studied on another {key} than {first['variant']} "
-                    f"({report[key]}, {first[key]}); run both studies on the same data"
+                    f"{report['variant']} and {first['variant']} cannot be compared: their {key} differ "
+                    f"({_brief(report[key], first[key])} and {_brief(first[key], report[key])}); "
+                    f"run `python -m components study --variant VARIANT` again for both"
                 )
     return reports
 
 
 def rows_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row of the table per image size."""
-    shared = {key: report[key] for key in ("variant", "parameters", "gflops_640")}
-    return [{**shared, **point, "total_ms": total_ms(point)} for point in report["points"]]
+    """Return the table's rows of one variant, by rising image size."""
+    points = sorted(report["points"], key=lambda point: int(point["image_size"]))
+    return [
+        {key: {**report, **point, "total_ms": round(total_ms(point), 6)}[key] for key in COLUMNS}
+        for point in points
+    ]
+
+
+def best_rows(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, int]:
+    """Return for each variant the index of its best row; of equal ones the smaller image."""
+    best: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        leader = best.setdefault(row["variant"], index)
+        if row[metric] > rows[leader][metric]:
+            best[row["variant"]] = index
+    return best
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the rows as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=COLUMNS, extrasaction="ignore")
+        table = csv.DictWriter(file, fieldnames=COLUMNS)
         table.writeheader()
-        table.writerows({key: _text(row[key]) for key in COLUMNS} for row in rows)
+        table.writerows(rows)
 
 
-def write_page(
-    rows: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]], plot: Path, path: Path
-) -> None:
-    """Write one page that needs nothing else: the plot inside, a table that sorts by a click."""
+def facts_of(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what the page says of how the studies were made."""
     first = reports[0]
-    environment = ", ".join(f"{key} {value}" for key, value in first["environment"].items())
-    page = Template(_PAGE.read_text(encoding="utf-8")).substitute(
-        dataset=html.escape(str(first["dataset_digest"])),
-        split=html.escape(str(first["split"])),
-        environment=html.escape(environment),
-        settings=html.escape(", ".join(f"{key} {value}" for key, value in first["settings"].items())),
-        plot=base64.b64encode(plot.read_bytes()).decode("ascii"),
-        head="".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS),
-        body="".join(
-            "<tr>" + "".join(f"<td>{html.escape(_text(row[key]))}</td>" for key in COLUMNS) + "</tr>\n"
-            for row in rows
-        ),
-    )
-    path.write_text(page, encoding="utf-8")
+    machines = sorted({_listed(report["environment"]) for report in reports})
+    return {
+        "dataset": f"{first['dataset']}, {first['split']} split",
+        "digest": str(first["dataset_digest"]),
+        "settings": _listed(first["settings"]),
+        "measured on": "; ".join(machines) + (" (times differ by machine)" if machines[1:] else ""),
+    }
 
 
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _read_report(path: Path, variant: str) -> dict[str, Any]:
+    remedy = f"run `python -m components study --variant {variant}` again"
+    if not path.is_file():
+        raise UsageError(f"no study at {path}; {remedy}")
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in _NEEDED if key not in report]
+        missing += [key for point in report["points"] for key in _MEASURED if key not in point]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UsageError(f"{path} is not a study; {remedy}") from None
+    if missing or not report["points"]:
+        raise UsageError(f"{path} lacks {missing[0] if missing else 'points'}; {remedy}")
+    return report
+
+
+def _brief(value: Any, other: Any) -> str:
+    """Return a value, shortened to where it differs from another."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return _listed({key: item for key, item in value.items() if other.get(key) != item}) or "nothing"
+    return str(value)[:20]
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())

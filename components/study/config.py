@@ -1,4 +1,4 @@
-"""The `study` and `compare` sections of params.yaml."""
+"""The sections ``study`` and ``compare`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from dataclasses import dataclass
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 METRICS = ("map", "map50", "coco_ap", "coco_ap50")
+DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """How a trained variant is measured.
+    """How every variant is measured.
 
     Attributes:
-        split: of the dataset.
-        image_sizes: longest sides in pixels; each is rounded up to a multiple of the largest stride.
-        batch_size: images per forward pass.
-        confidence: least score of a detection; low, as AP needs the whole curve.
-        iou: of NMS.
-        precision: fp32, bf16 or fp16 (GPU).
+        split: of the dataset: train, val or test.
+        image_sizes: longest sides in pixels; each is rounded up to a multiple of the model's stride.
+        batch_size: images per forward pass, for quality and for times.
+        confidence: detections under this score are left out; 0.001 for a true mAP.
+        iou: of two boxes of one class that overlap more than this, the weaker goes.
+        precision: fp32, bf16 or fp16.
+        device: cpu, cuda, or auto: cuda where there is a GPU.
+        timed_images: images, spread evenly over the split, on which the times are measured.
     """
 
     split: str
@@ -27,27 +30,36 @@ class StudyConfig:
     confidence: float
     iou: float
     precision: str
+    device: str
+    timed_images: int
 
     def __post_init__(self) -> None:
-        """Check what a type cannot."""
+        """Refuse values out of range; ValueError names the field."""
         if not self.image_sizes or min(self.image_sizes) < 1:
-            raise ValueError(f"image_sizes must list sides in pixels, got {list(self.image_sizes)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {self.batch_size}")
+            raise ValueError(f"image_sizes must be pixels, one size at least; got {list(self.image_sizes)}")
+        for name in ("batch_size", "timed_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         for name in ("confidence", "iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """How the comparison is drawn; ``metric`` is the vertical axis of the plot."""
+    """How the variants' studies are shown side by side.
+
+    Attributes:
+        metric: the plot's vertical axis and what makes a point the best: map (built-in, .5:.95), map50,
+            coco_ap or coco_ap50 (the official COCO evaluation).
+    """
 
     metric: str
 
     def __post_init__(self) -> None:
-        """Refuse metrics that a study does not have."""
+        """Refuse an unknown metric."""
         if self.metric not in METRICS:
             raise ValueError(f"metric is {self.metric!r}; choose one of {', '.join(METRICS)}")

@@ -1,13 +1,14 @@
-"""The study of one variant: accuracy and speed over image sizes."""
+"""The study stage: one variant's quality and speed over a list of image sizes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import platform
-from dataclasses import asdict
-from math import ceil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,129 +16,206 @@ import torch
 from tqdm import tqdm
 
 from components.job import Job
+from components.plots import plot_confusion, plot_precision_recall
 from components.study.config import StudyConfig
-from components.study.plots import plot_pr_curves
+from components.study.samples import draw_samples
 from yolo_core.data.coco import DetectionDataset, open_dataset
-from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate, stride_of
-from yolo_core.errors import UsageError
+from yolo_core.engine.evaluate import EvalSettings, Evaluation, Speed, evaluate, measure_speed
+from yolo_core.engine.inference import usable_size
+from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel
 from yolo_core.model.profile import count_parameters, gflops
 from yolo_core.model.weights import load_checkpoint
 
-_LOG = logging.getLogger(__name__)
+_COCO_VAL_IMAGES = 5000
+_COCO_LAST_ID, _COCO_CLASSES = 90, 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is studied: the weights of a variant, ready to run, and the data they are run on.
+
+    ``facts`` is what the report says of the weights: digest, parameters and operations, before fusing.
+    """
+
+    model: DetectionModel
+    facts: Mapping[str, Any]
+    dataset: DetectionDataset
+    device: str
 
 
 def run(config: StudyConfig, job: Job) -> dict[str, Any]:
-    """Measure the variant's best weights at every size; write reports/study/V.json.
+    """Measure one variant at every size; write ``reports/study/V.json`` and log it.
 
     Raises:
-        UsageError: the weights are missing, or know other classes than the dataset.
-        DataError: the split is absent or empty.
+        UsageError: no variant was named, its weights are missing, or they were trained on other classes.
+        DataError: the dataset is broken, or the split is absent or has no boxes.
     """
+    if job.variant is None:
+        raise UsageError("study needs a model variant; pass --variant yolov5n")
+    subject = _prepare(config, job)
+    job.tracker.log_dataset(
+        subject.dataset.name, subject.dataset.digest, str(subject.dataset.root), "evaluation"
+    )
+    points: list[dict[str, Any]] = []
+    best: Evaluation | None = None
+    for size in sorted({usable_size(subject.model, size) for size in config.image_sizes}):
+        evaluation, speed = _measure(subject, config, job.variant, size)
+        points.append(_point(evaluation, speed))
+        _log_point(job, points[-1])
+        if best is None or evaluation.metrics.map > best.metrics.map:
+            best = evaluation
+    assert best is not None  # the configuration has one size at least
+    report = _report(subject, config, job.variant, points, best)
+    path = job.path("reports/study/{variant}.json")
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    job.tracker.log_artifact(path)
+    _log_pictures(job, best)
+    job.tracker.log_metrics({f"best.{key}": report["best"][key] for key in ("image_size", "map50", "map")})
+    return {"report": str(path), "best": report["best"], "points": len(points)}
+
+
+def _prepare(config: StudyConfig, job: Job) -> Subject:
+    """Open dataset and weights, and find what does not fit before anything is measured."""
     dataset = open_dataset(job.path("data/dataset"))
-    weights = job.path("models/{variant}") / "best.safetensors"
+    if not any(len(sample.boxes) for sample in dataset.samples(config.split)):
+        raise DataError(f"split {config.split!r} of {dataset.name} has no boxes to measure against")
+    weights = job.path("models/{variant}/best.safetensors")
     if not weights.is_file():
-        raise UsageError(f"no weights at {weights}; run `python -m components train --variant {job.variant}`")
+        command = f"python -m components train --variant {job.variant}"
+        raise UsageError(f"no weights at {weights}; run `{command}` first")
     model = load_checkpoint(weights)
     if model.names != dataset.names:
         raise UsageError(f"{weights} knows other classes than {dataset.root}; train on this dataset first")
-    report = describe(model, weights, dataset, config)
-    best = -1.0
-    for size in sizes_for(config, stride_of(model)):
-        result = measure(model, dataset, config, size)
-        point = point_of(result, size)
-        report["points"].append(point)
-        job.tracker.log_metrics({k: v for k, v in point.items() if k != "image_size"}, step=size)
-        if result.metrics.map > best:
-            best, report["best"] = result.metrics.map, {k: point[k] for k in ("image_size", "map50", "map")}
-            report["per_class"] = result.metrics.per_class(dataset.names)
-            picture = job.path("reports/study/{variant}.json").with_name(f"{job.variant}-pr.png")
-            plot_pr_curves(result.metrics, dataset.names, picture)
-    job.tracker.log_artifact(picture)
-    picture.unlink()  # it lives in MLflow: the folder holds nothing but reports
-    return _write(report, job)
-
-
-def describe(
-    model: DetectionModel, weights: Path, dataset: DetectionDataset, config: StudyConfig
-) -> dict[str, Any]:
-    """Return the report's head: what is measured, on what, how and where."""
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return {
-        "variant": model.variant,
-        "model_digest": f"sha256:{digest}",
-        "dataset_digest": dataset.digest,
-        "split": config.split,
-        "classes": len(dataset.names),
+    device = choose_device(config.device)
+    facts = {
+        "model_digest": f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()}",
         "parameters": count_parameters(model),
         "gflops_640": round(gflops(model), 3),
-        "settings": {key: value for key, value in asdict(config).items() if key != "image_sizes"},
-        "environment": {
-            "cpu": cpu_model(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "fused": True,
-        },
-        "points": [],
-        "best": None,
     }
+    model = model.fuse().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Subject(model=model, facts=facts, dataset=dataset, device=device)
 
 
-def sizes_for(config: StudyConfig, stride: int) -> list[int]:
-    """Return the sizes rounded up to the stride, rising, each once; says what it rounded."""
-    sizes = set()
-    for size in config.image_sizes:
-        rounded = ceil(size / stride) * stride
-        if rounded != size:
-            _LOG.warning("image size %d is no multiple of the stride %d; %d is used", size, stride, rounded)
-        sizes.add(rounded)
-    return sorted(sizes)
+def choose_device(name: str) -> str:
+    """Resolve ``auto``; raise `UsageError` for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UsageError("study.device is cuda, but torch sees no GPU; set it to auto or cpu")
+    return "cuda" if available and name == "auto" else name.replace("auto", "cpu")
 
 
-def measure(model: DetectionModel, dataset: DetectionDataset, config: StudyConfig, size: int) -> Evaluation:
-    """Evaluate at one size, with a bar on stderr."""
+def _measure(subject: Subject, config: StudyConfig, variant: str, size: int) -> tuple[Evaluation, Speed]:
+    """Evaluate the whole split at one size, then time some of it."""
     settings = EvalSettings(
         image_size=size,
         batch_size=config.batch_size,
         nms=NmsSettings(confidence=config.confidence, iou=config.iou, multi_label=True),
         precision=config.precision,
-        warm_up=True,
+        device=subject.device,
     )
-    total = len(dataset.samples(config.split))
-    with tqdm(total=total, desc=f"{model.variant} {size} px", unit="image", leave=False) as bar:
-        return evaluate(model.fuse(), dataset, config.split, settings, progress=bar.update)
+    images = subject.dataset.splits[config.split].images
+    with tqdm(
+        total=images, desc=f"study {variant} {size} px", unit="image", file=sys.stderr, disable=None
+    ) as bar:
+        evaluation = evaluate(subject.model, subject.dataset, config.split, settings, progress=bar.update)
+    speed = measure_speed(subject.model, subject.dataset, config.split, settings, images=config.timed_images)
+    return evaluation, speed
 
 
-def point_of(result: Evaluation, size: int) -> dict[str, Any]:
-    """Return one row of the study. AP values lie in 0..1; COCO's are -1 where a size range is empty."""
-    coco = result.coco()
-    return {
-        "image_size": size,
-        "precision": result.metrics.precision,
-        "recall": result.metrics.recall,
-        "map50": result.metrics.map50,
-        "map": result.metrics.map,
+def _point(evaluation: Evaluation, speed: Speed) -> dict[str, Any]:
+    """One row of the study: fractions in 0..1, milliseconds per image."""
+    metrics, coco = evaluation.metrics, evaluation.coco()
+    values = {
+        "map50": metrics.map50,
+        "map": metrics.map,
+        "precision": metrics.precision,
+        "recall": metrics.recall,
         "coco_ap": coco.ap,
         "coco_ap50": coco.ap50,
-        "preprocess_ms": result.speed.preprocess_ms,
-        "inference_ms": result.speed.inference_ms,
-        "nms_ms": result.speed.nms_ms,
-        "images": len(result.rows),
+        "preprocess_ms": speed.preprocess_ms,
+        "inference_ms": speed.inference_ms,
+        "inference_p95_ms": speed.inference_p95_ms,
+        "nms_ms": speed.nms_ms,
+    }
+    rounded = {key: round(value, 6) for key, value in values.items()}
+    return {"image_size": evaluation.image_size, **rounded, "images": len(evaluation.rows)}
+
+
+def _log_point(job: Job, point: Mapping[str, Any]) -> None:
+    """Log one size to the tracker, with the size as step, and show it on stderr."""
+    size = int(point["image_size"])
+    job.tracker.log_metrics({key: value for key, value in point.items() if key != "image_size"}, step=size)
+    sys.stderr.write(
+        f"study {job.variant} {size} px: mAP@.5 {point['map50']:.4f}, mAP {point['map']:.4f}, "
+        f"{point['inference_ms']:.1f} ms per image\n"
+    )
+
+
+def _report(
+    subject: Subject, config: StudyConfig, variant: str, points: list[dict[str, Any]], best: Evaluation
+) -> dict[str, Any]:
+    """Return the contents of reports/study/V.json."""
+    dataset, metrics = subject.dataset, best.metrics
+    settings = {key: value for key, value in asdict(config).items() if key not in ("split", "image_sizes")}
+    return {
+        "variant": variant,
+        **subject.facts,
+        "dataset": dataset.name,
+        "dataset_digest": dataset.digest,
+        "coco_val2017": is_coco_val(dataset, config.split),
+        "split": config.split,
+        "classes": len(dataset.names),
+        "settings": {**settings, "device": subject.device},
+        "environment": _environment(subject.device),
+        "points": points,
+        "best": {
+            "image_size": best.image_size,
+            "map50": round(metrics.map50, 6),
+            "map": round(metrics.map, 6),
+            "confidence": round(metrics.best_confidence, 4),
+        },
+        "per_class": metrics.per_class(dataset.names),
     }
 
 
-def cpu_model() -> str:
-    """Return the processor's name."""
+def is_coco_val(dataset: DetectionDataset, split: str) -> bool:
+    """Whether a split is, by its classes and size, the one that published figures of COCO are about."""
+    classes = (len(dataset.category_ids), max(dataset.category_ids))
+    return classes == (_COCO_CLASSES, _COCO_LAST_ID) and dataset.splits[split].images == _COCO_VAL_IMAGES
+
+
+def _environment(device: str) -> dict[str, Any]:
+    """Say on what the times were measured."""
+    environment: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    if device == "cuda":
+        environment["gpu"] = torch.cuda.get_device_name()
+    return environment
+
+
+def _cpu_name() -> str:
+    """Return the processor's name: Linux keeps it where `platform` does not look."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or "unknown"
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
-def _write(report: dict[str, Any], job: Job) -> dict[str, Any]:
-    path = job.path("reports/study/{variant}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    job.tracker.log_artifact(path)
-    return {"best": report["best"], "report": str(path)}
+def _log_pictures(job: Job, best: Evaluation) -> None:
+    """Log what a person wants to see of the best size: confusion, precision over recall, detections."""
+    names = best.dataset.names
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        plot_confusion(best.confusion.matrix, names, folder / "confusion.png")
+        plot_precision_recall(best.metrics, names, folder / "precision_recall.png")
+        draw_samples(best, folder / "detections.jpg")
+        for path in sorted(folder.iterdir()):
+            job.tracker.log_artifact(path, "pictures")
+        results = folder / "detections.json"
+        results.write_text(json.dumps(best.detections) + "\n", encoding="utf-8")
+        job.tracker.log_artifact(results)

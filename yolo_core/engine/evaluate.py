@@ -125,7 +125,7 @@ def evaluate(
     settings: EvalSettings,
     *,
     cache: ImageCache | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Measure a detector on a split of a dataset.
 
