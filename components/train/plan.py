@@ -12,7 +12,7 @@ import numpy as np
 from components.train.config import TrainConfig
 from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors
-from yolo_core.engine.auto_recipe import RunFacts, choose_recipe, describe_data
+from yolo_core.engine.auto_recipe import WORTHWHILE_GAIN, RunFacts, choose_recipe, describe_data
 from yolo_core.engine.recipe import Hyperparameters, get_preset
 from yolo_core.engine.train import TrainSettings, build_model, settings_document
 from yolo_core.errors import UsageError
@@ -69,7 +69,10 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
     settings.check(config.workers)
     dataset.annotation_file("val")
     given = describe(build_model(settings, dataset))["anchors"]
-    fit = fit_anchors(box_sizes(samples, config.image_size), given, recipe.anchor_t, seed=config.seed)
+    # The weights of a checkpoint were trained for its anchors, so those go only if they cannot serve.
+    gain = WORTHWHILE_GAIN if config.preset == "auto" and pretrained is None else None
+    sizes = box_sizes(samples, config.image_size)
+    fit = fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
     if fit.changed:
         settings = replace(settings, anchors=fit.anchors)
     return TrainPlan(
@@ -124,6 +127,9 @@ def _pretrained_path(given: str | None, root: Path) -> Path | None:
 
 def _anchor_reason(fit: AnchorFit) -> str:
     if not fit.changed:
-        return f"the given anchors fit {fit.recall:.1%} of the boxes and are kept"
+        return f"the given anchors are kept: they fit {fit.recall:.1%} of the boxes"
     rows = np.round(fit.anchors, 1).tolist()
-    return f"new anchors {rows}: they fit {fit.recall:.1%} of the boxes, the given {fit.recall_before:.1%}"
+    return (
+        f"new anchors {rows}: they fit {fit.recall:.1%} of the boxes with a mean closeness of "
+        f"{fit.closeness:.2f}, the given {fit.recall_before:.1%} with {fit.closeness_before:.2f}"
+    )

@@ -172,7 +172,7 @@ def wait_for(text: str, log: Path, process: subprocess.Popen[bytes], seconds: fl
         time.sleep(0.1)
 
 
-def test_a_killed_training_is_resumed_and_another_plan_is_not(repo: Path, workspace: Path) -> None:
+def test_a_killed_training_is_resumed(repo: Path, workspace: Path) -> None:
     import yaml
 
     params = read_params(repo / "params.yaml")

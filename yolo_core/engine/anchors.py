@@ -7,7 +7,7 @@ anchor when neither side differs by more than the factor ``limit`` (the recipe's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +32,15 @@ MOST_VOTERS = 20_000
 class AnchorFit:
     """The anchors to train with: rows w, h, w, h, ... per level in pixels, and how well they fit.
 
-    ``recall_before`` and ``recall`` are the best possible recall of the given and of the returned ones.
+    ``recall`` is the best possible recall (`best_possible_recall`) and ``closeness`` the mean closeness
+    (`mean_closeness`) of the returned ones, ``..._before`` of the given ones.
     """
 
     anchors: tuple[tuple[float, ...], ...]
     recall_before: float
     recall: float
+    closeness_before: float
+    closeness: float
     changed: bool
 
 
@@ -56,25 +59,48 @@ def best_possible_recall(sizes: Sizes, anchors: Sizes, limit: float) -> float:
     return float((_closeness(sizes, anchors) > 1 / limit).mean())
 
 
-def fit_anchors(
-    sizes: Sizes, anchors: Sequence[Sequence[float]], limit: float, *, seed: int = 0
-) -> AnchorFit:
-    """Keep ``anchors`` (rows per level, pixels) if their recall is at least 0.98, else search better ones.
+def mean_closeness(sizes: Sizes, anchors: Sizes) -> float:
+    """Return the mean over boxes of how close the best anchor comes: the worse side's ratio, 1 if exact."""
+    return float(_closeness(sizes, anchors).mean())
 
-    The result replaces them only where its recall is higher. Raises `DataError` if there is no box.
+
+def fit_anchors(
+    sizes: Sizes,
+    anchors: Sequence[Sequence[float]],
+    limit: float,
+    *,
+    seed: int = 0,
+    least_gain: float | None = None,
+) -> AnchorFit:
+    """Keep ``anchors`` (rows per level, pixels) if they fit, else search better ones.
+
+    They are replaced when their recall is below 0.98 and the search finds a higher one; with ``least_gain``
+    also when the search brings the mean closeness up by that share at least. Raises `DataError` if
+    there is no box.
     """
     if not len(sizes):
         raise DataError("the training split has no boxes to fit anchors to")
     given = np.asarray(anchors, dtype=np.float64)
     flat = given.reshape(-1, 2)
-    before = best_possible_recall(sizes, flat, limit)
-    if before < ENOUGH_RECALL:
-        found = search_anchors(sizes, len(flat), limit, seed=seed)
-        after = best_possible_recall(sizes, found, limit)
-        if after > before:
-            rows = found.round(2).reshape(given.shape)
-            return AnchorFit(anchors=_as_rows(rows), recall_before=before, recall=after, changed=True)
-    return AnchorFit(anchors=_as_rows(given), recall_before=before, recall=before, changed=False)
+    recall, closeness = best_possible_recall(sizes, flat, limit), mean_closeness(sizes, flat)
+    kept = AnchorFit(
+        anchors=_as_rows(given),
+        recall_before=recall,
+        recall=recall,
+        closeness_before=closeness,
+        closeness=closeness,
+        changed=False,
+    )
+    if recall >= ENOUGH_RECALL and least_gain is None:
+        return kept
+    found = search_anchors(sizes, len(flat), limit, seed=seed).round(2)
+    new_recall, new_closeness = best_possible_recall(sizes, found, limit), mean_closeness(sizes, found)
+    missed_boxes = recall < ENOUGH_RECALL and new_recall > recall
+    much_closer = least_gain is not None and new_closeness >= closeness * (1 + least_gain)
+    if not missed_boxes and not (much_closer and new_recall >= min(recall, ENOUGH_RECALL)):
+        return kept
+    rows = _as_rows(found.reshape(given.shape))
+    return replace(kept, anchors=rows, recall=new_recall, closeness=new_closeness, changed=True)
 
 
 def search_anchors(sizes: Sizes, count: int, limit: float, *, seed: int = 0) -> Sizes:

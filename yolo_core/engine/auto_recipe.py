@@ -25,6 +25,10 @@ FINEST_STRIDE = 8
 LONG_RUN_STEPS = 10_000
 """Optimiser steps of 64 images from which the recipe of COCO needs no scaling (COCO: 550,000)."""
 
+WORTHWHILE_GAIN = 0.1
+"""Share by which searched anchors must come closer to the boxes to replace those made for COCO: they spread
+the boxes over all levels, where at small image sizes COCO's leave the coarse levels without any."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataFacts:

@@ -97,14 +97,24 @@ def test_pretrained_is_found_from_the_workspace_and_known_by_content(
     assert plans["a"].fingerprint == plans["copy"].fingerprint != plans["b"].fingerprint
 
 
-def test_boxes_that_no_anchor_fits_get_new_anchors(make_config: MakeConfig, squares: Path) -> None:
-    # At 1280 px the squares are twenty times as large as at 64: most are beyond the P5 anchors' reach
-    # only when the recipe is stricter.
-    dataset = open_dataset(squares)
-    plan = plan_of(make_config(image_size=1280, overrides={"anchor_t": 1.3}), dataset)
+def test_boxes_far_from_cocos_anchors_get_their_own_unless_the_recipe_is_exact(
+    make_config: MakeConfig, dataset: DetectionDataset
+) -> None:
+    plan = plan_of(make_config(preset="auto"), dataset)
     assert plan.anchor_fit.changed
     assert plan.settings.anchors == plan.anchor_fit.anchors
     assert any(reason.startswith("new anchors") for reason in plan.reasons)
+    exact = plan_of(make_config(preset="v6.0-low"), dataset)
+    assert exact.anchor_fit.recall == 1.0 and exact.settings.anchors is None
+    assert exact.fingerprint != plan.fingerprint
+
+
+def test_a_checkpoint_keeps_the_anchors_it_was_trained_for(
+    make_config: MakeConfig, dataset: DetectionDataset, tmp_path: Path
+) -> None:
+    save_checkpoint(create_model("yolov5n", num_classes=7), tmp_path / "start.safetensors", {})
+    plan = plan_of(make_config(pretrained=str(tmp_path / "start.safetensors")), dataset)
+    assert not plan.anchor_fit.changed and plan.settings.anchors is None
 
 
 @pytest.mark.parametrize(

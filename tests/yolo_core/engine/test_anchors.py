@@ -38,6 +38,18 @@ def test_tiny_boxes_get_anchors_of_their_own(table: tuple[tuple[int, ...], ...])
     assert (np.diff(areas) >= 0).all()  # fine levels get the small ones
 
 
+def test_anchors_that_fit_loosely_go_only_when_asked_and_worth_it() -> None:
+    sizes = clusters((11.0, 18.0), (25.0, 38.0), (44.0, 60.0))  # COCO's anchors reach them all, on two levels
+    strict = fit_anchors(sizes, P5_ANCHORS, 4.0)
+    assert strict.recall_before == 1.0 and not strict.changed
+    closer = fit_anchors(sizes, P5_ANCHORS, 4.0, least_gain=0.1)
+    assert closer.changed
+    assert closer.closeness > 1.1 * closer.closeness_before
+    assert not fit_anchors(sizes, P5_ANCHORS, 4.0, least_gain=0.9).changed
+    # What was searched for these boxes cannot be searched much closer.
+    assert not fit_anchors(sizes, closer.anchors, 4.0, least_gain=0.1).changed
+
+
 def test_search_finds_the_clusters() -> None:
     wanted = [(10.0, 20.0), (40.0, 30.0), (100.0, 110.0)]
     found = search_anchors(clusters(*wanted), 3, 4.0)
