@@ -114,30 +114,33 @@ PRESET_LOW_WIDTH = {False: 0.5, True: 0.25}
 
 
 def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
-    """Warm-up, nominal batch and averaging in proportion to the length of the run."""
-    per_epoch = max(data.images // run.batch_size, 1)
+    """Nominal batch, warm-up and averaging in proportion to the length of the run."""
+    per_epoch = max(-(-data.images // run.batch_size), 1)
     iterations = per_epoch * run.epochs
     full_steps = data.images * run.epochs / 64
-    if full_steps >= LONG_RUN_STEPS:
-        return
-    nominal = min(run.batch_size, 64)
+    if full_steps < LONG_RUN_STEPS and run.batch_size < 64:
+        draft.change(
+            f"{full_steps:.0f} steps of 64 images are too few, so each batch of {run.batch_size} is a step",
+            nominal_batch=run.batch_size,
+        )
+        if not run.pretrained:  # what a checkpoint has learned does not survive steps as long as these
+            draft.change(
+                f"the loss is summed over {run.batch_size} images, not 64, and the rate makes up for it",
+                lr0=round(draft.hyperparameters.lr0 * 64 / run.batch_size, 5),
+            )
+    warmup = min(max(90, iterations // 20), max(iterations // 4, 1))
+    if warmup < draft.hyperparameters.warmup_iterations:
+        draft.change(
+            f"1000 iterations of warm-up are {1000 / iterations:.0%} of this run",
+            warmup_iterations=warmup,
+            warmup_epochs=round(min(draft.hyperparameters.warmup_epochs, warmup / per_epoch), 2),
+        )
+    steps = iterations * run.batch_size / max(draft.hyperparameters.nominal_batch, run.batch_size)
+    horizon = max(steps / 50, 10)
     draft.change(
-        f"{full_steps:.0f} steps of 64 images would be too few, so each batch of {nominal} is a step; "
-        f"its summed loss is 64/{nominal} times smaller, which the rate makes up for",
-        nominal_batch=nominal,
-        lr0=round(draft.hyperparameters.lr0 * 64 / nominal, 5),
-    )
-    warmup = min(1000, max(90, iterations // 20), max(iterations // 4, 1))
-    draft.change(
-        f"1000 iterations of warm-up are {1000 / iterations:.0%} of this run",
-        warmup_iterations=warmup,
-        warmup_epochs=min(draft.hyperparameters.warmup_epochs, warmup / per_epoch),
-    )
-    horizon = max(iterations / 50, 10)
-    draft.change(
-        f"the averaged weights look back over a fiftieth of the {iterations} steps, as they do on COCO",
+        f"the averaged weights look back over a fiftieth of the {steps:.0f} steps, as they do on COCO",
         ema_decay=round(min(0.9999, 1 - 1 / horizon), 4),
-        ema_ramp=float(min(2000, max(iterations // 20, 1))),
+        ema_ramp=float(min(2000, max(steps // 20, 1))),
     )
 
 

@@ -29,9 +29,9 @@ SHORT_RUN = RunFacts(variant="yolov5n", batch_size=16, epochs=100, pretrained=Fa
 )
 def test_a_run_of_cocos_size_keeps_the_exact_recipe(variant: str, preset: str) -> None:
     choice = choose_recipe(COCO, replace(COCO_RUN, variant=variant))
-    kept = replace(PRESETS[preset], plain_epochs=choice.hyperparameters.plain_epochs)
-    if preset != "v6.0-high":
-        assert choice.hyperparameters == kept
+    last_epochs = {"plain_epochs": choice.hyperparameters.plain_epochs}
+    scale = {"scale": choice.hyperparameters.scale}  # no preset shrinks a tenth of COCO's boxes below a cell
+    assert choice.hyperparameters == replace(PRESETS[preset], **last_epochs, **scale)
     assert preset in choice.reasons[0]
 
 
@@ -53,10 +53,25 @@ def test_short_runs_step_on_every_batch_with_steps_of_the_same_length(
     assert (recipe.nominal_batch, recipe.lr0) == (nominal, lr0)
 
 
+def test_a_checkpoint_is_tuned_with_shorter_steps() -> None:
+    recipe = choose_recipe(DIGITS, replace(SHORT_RUN, pretrained=True)).hyperparameters
+    assert (recipe.nominal_batch, recipe.lr0) == (16, 0.01)
+
+
 def test_small_data_gets_a_warm_up_of_about_ninety_iterations() -> None:
     recipe = choose_recipe(DIGITS, SHORT_RUN).hyperparameters
     assert 60 <= recipe.warmup_iterations <= 200
     assert recipe.warmup_epochs * (480 // 16) <= recipe.warmup_iterations
+
+
+def test_warm_up_and_averaging_grow_with_the_run_up_to_the_exact_recipe() -> None:
+    runs = [replace(SHORT_RUN, epochs=epochs) for epochs in (10, 100, 1000, 10_000, 100_000)]
+    recipes = [choose_recipe(DIGITS, run).hyperparameters for run in runs]
+    for key in ("warmup_iterations", "ema_decay", "ema_ramp"):
+        values = [getattr(recipe, key) for recipe in recipes]
+        assert values == sorted(values), key
+    last = recipes[-1]
+    assert (last.warmup_iterations, last.ema_decay, last.ema_ramp) == (1000, 0.9999, 2000)
 
 
 def test_warm_up_never_takes_more_than_a_quarter_of_the_run() -> None:
