@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yolo_core.errors import CheckpointError, UsageError, YoloError
-from yolo_core.export.base import Backend, ExportSettings, Format, metadata_of, whole
+from yolo_core.errors import CheckpointError, UsageError
+from yolo_core.export.base import Backend, ExportSettings, Format, metadata_of, prepare
+from yolo_core.export.files import whole
 from yolo_core.export.onnx import Onnx
 from yolo_core.export.openvino import OpenVino
 from yolo_core.export.torchscript import TorchScript
@@ -27,7 +28,7 @@ def export(name: str, model: DetectionModel, folder: Path, settings: ExportSetti
 
     Args:
         name: of the format.
-        model: is fused in place and put into evaluation mode.
+        model: fused or not, in any mode; a copy is exported and it stays as it is.
         folder: where the format's own file name goes.
         settings: of the fixed input.
 
@@ -36,15 +37,18 @@ def export(name: str, model: DetectionModel, folder: Path, settings: ExportSetti
             the stride.
     """
     fmt = get_format(name)
-    stride = int(model.stride.max())
+    fmt.check_toolkit()
+    stride = max(model.detect.strides)
     if settings.image_size % stride:
+        below = settings.image_size // stride * stride
+        choices = f"{below} or {below + stride}" if below else str(stride)
         raise UsageError(
             f"image size {settings.image_size} is no multiple of the stride {stride} of {model.variant}; "
-            f"use {(settings.image_size // stride + 1) * stride}"
+            f"use {choices}"
         )
     target = folder / fmt.filename
     with whole(target) as path:
-        fmt.write(model.fuse().float(), path, settings, metadata_of(model, settings))
+        fmt.write(prepare(model), path, settings, metadata_of(model, settings))
     return target
 
 
@@ -54,21 +58,17 @@ def load(name: str, folder: Path) -> Backend:
 
 
 def load_exported(path: Path) -> Backend:
-    """Open an exported file or folder; its name says which format it is.
+    """Open an exported file or folder, whatever its format; it may have been renamed, but for its ending.
 
     Raises:
-        CheckpointError: it is missing, unknown or broken.
+        CheckpointError: it is missing, of an unknown kind, or broken.
+        UsageError: the format's toolkit is missing.
     """
-    by_name = {fmt.filename: fmt for fmt in FORMATS.values()}
-    fmt = by_name.get(path.name)
-    if fmt is None:
-        raise CheckpointError(f"{path} is none of the exported formats: {', '.join(by_name)}")
     if not path.exists():
         raise CheckpointError(f"there is no export at {path}; run `python -m components export`")
-    try:
-        return fmt.load(path)
-    except YoloError:
-        raise
-    except Exception as error:  # noqa: BLE001 - each toolkit has its own, mostly plain RuntimeError
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is broken ({first}); export it again") from None
+    names = [path.name] if path.is_file() else sorted(file.name for file in path.iterdir())
+    for fmt in FORMATS.values():
+        if any(name.endswith(fmt.suffix) for name in names):
+            return fmt.load(path)
+    known = ", ".join(f"{fmt.suffix} ({fmt.name})" for fmt in FORMATS.values())
+    raise CheckpointError(f"{path} is none of the exported formats: {known}")

@@ -1,14 +1,11 @@
-"""What every exported format shares: settings, metadata, files written whole, and a way to run."""
+"""What every exported format shares: settings, metadata, and a way to run."""
 
 from __future__ import annotations
 
+import copy
 import json
-import os
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,24 +20,32 @@ from yolo_core.model.graph import DetectionModel
 
 METADATA_KEY = "yolo"
 DECODE = (
-    "input images: (B, 3, H, W) RGB in 0..1, letterboxed on grey 114; output: (B, N, 5 + nc), boxes as centre "
-    "x, y, w, h in input pixels, objectness, class scores; score = objectness x class score; NMS is not included"
+    "input: float32 (B, 3, H, W), RGB in 0..1, letterboxed on grey 114; output: float32 (B, N, 5 + classes): "
+    "box as centre x, centre y, width, height in input pixels, objectness, class scores in 0..1; "
+    "score of a class = objectness x class score; non-maximum suppression is not included"
 )
+_UNSTATED = "not stated"
+# Of a checkpoint's metadata, what travels on into its exports.
+_INHERITED = ("category_ids", "dataset", "dataset_digest")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportSettings:
-    """The fixed input of an exported model.
+    """The fixed input of an exported model, and what its files say of themselves.
 
     Attributes:
         image_size: height and width in pixels, a multiple of the model's largest stride.
         batch_size: images per call; `Backend` splits and fills other batches.
         opset: of ONNX.
+        model_digest: sha256 of the checkpoint, "sha256:<hex>"; empty where there is none.
+        licence: of the weights; empty where nobody stated it.
     """
 
     image_size: int
     batch_size: int = 1
     opset: int = 18
+    model_digest: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
         """Check the ranges; ValueError names the field."""
@@ -48,11 +53,17 @@ class ExportSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the input: (B, 3, H, W)."""
+        return (self.batch_size, 3, self.image_size, self.image_size)
+
 
 class Backend:
     """An exported model that is ready to run: images (B, 3, H, W) in 0..1 -> (B, N, 5 + nc).
 
-    ``metadata`` is what the file says of itself; see `metadata_of`.
+    ``metadata`` is what the file says of itself; see `metadata_of`. ``names``, ``stride`` (the largest, in
+    pixels), ``image_size`` and ``batch_size`` are taken from it.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], metadata: Mapping[str, Any]) -> None:
@@ -62,6 +73,7 @@ class Backend:
         self.names = tuple(metadata["names"])
         self.stride = int(max(metadata["stride"]))
         self.image_size = int(metadata["image_size"])
+        self.batch_size = int(metadata["batch_size"])
 
     def __call__(self, images: Tensor) -> Tensor:
         """Run any number of images of the exported size, by batches of the exported size.
@@ -69,58 +81,107 @@ class Backend:
         Raises:
             UsageError: the images have another size.
         """
-        if images.shape[2:] != (self.image_size, self.image_size):
+        side = self.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, side, side):
             raise UsageError(
-                f"this export takes images of {self.image_size} x {self.image_size} pixels, "
-                f"not {images.shape[3]} x {images.shape[2]}"
+                f"this export takes images of shape (B, 3, {side}, {side}), not {tuple(images.shape)}; "
+                "letterbox them to it, or export at another size"
             )
-        batch = int(self.metadata["batch_size"])
+        if len(images) == 0:
+            raise UsageError("an export needs one image at least")
         parts = []
-        for part in images.float().contiguous().split(batch):
-            missing = batch - len(part)
+        plain = images.detach().to("cpu", torch.float32).contiguous()
+        for start in range(0, len(plain), self.batch_size):
+            part = plain[start : start + self.batch_size]
+            missing = self.batch_size - len(part)
             filled = torch.cat((part, part.new_zeros(missing, *part.shape[1:]))) if missing else part
             parts.append(self._run(filled)[: len(part)])
         return torch.cat(parts)
 
 
 class Format(ABC):
-    """One format: how a model becomes a file, and how that file is run."""
+    """One format: how a model becomes a file, and how that file is run.
+
+    ``filename`` is the default name: of a file, or of a folder where the format needs several.
+    ``suffix`` is how the file ends that a path to this format leads to.
+    """
 
     name: ClassVar[str]
-    filename: ClassVar[str]  # a file, or a folder where the format needs several
+    filename: ClassVar[str]
+    suffix: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]  # what it needs beside torch
+
+    def check_toolkit(self) -> None:
+        """Raise `UsageError` naming the extra if a package that the format needs is missing."""
+        for package in self.packages:
+            toolkit(package, self.name)
 
     @abstractmethod
     def write(
         self, model: DetectionModel, target: Path, settings: ExportSettings, metadata: Mapping[str, Any]
     ) -> None:
-        """Write a fused float32 model to a path that does not exist yet."""
+        """Write a model that `prepare` made to a path that does not exist yet.
+
+        Raises:
+            UsageError: toolkit missing, or it cannot do what was asked for.
+            OSError: the path cannot be written to.
+        """
 
     @abstractmethod
     def load(self, path: Path) -> Backend:
-        """Open what `write` wrote; whatever the toolkit raises for a broken file may come through."""
+        """Open what `write` wrote.
+
+        Raises:
+            UsageError: toolkit missing.
+            CheckpointError: the file is broken, or not of this project.
+        """
+
+
+def prepare(model: DetectionModel) -> DetectionModel:
+    """Return a copy to export: fused, float32, on the CPU, in evaluation mode, without gradients."""
+    return copy.deepcopy(model).cpu().float().fuse().requires_grad_(False)
 
 
 def metadata_of(model: DetectionModel, settings: ExportSettings) -> dict[str, Any]:
     """Return what is written into every file: enough to run it without anything else."""
-    kept = ("category_ids", "dataset_digest", "epoch", "fitness")
+    inherited = {key: model.metadata[key] for key in _INHERITED if key in model.metadata}
     return {
         "variant": model.variant,
+        "release": model.release,
         "names": list(model.names),
-        "stride": [int(stride) for stride in model.stride],
+        "stride": list(model.detect.strides),
         "image_size": settings.image_size,
         "batch_size": settings.batch_size,
         "decode": DECODE,
-        "license": "the weights' own licence; the software is Apache-2.0",
-        **{key: model.metadata[key] for key in kept if key in model.metadata},
+        "model_digest": settings.model_digest or _UNSTATED,
+        "licence": settings.licence or _UNSTATED,
+        **inherited,
     }
 
 
 def read_metadata(text: str | bytes | None, path: Path) -> dict[str, Any]:
-    """Parse the metadata that was found in a file."""
+    """Parse the metadata that was found in a file.
+
+    Raises:
+        CheckpointError: there is none, or it is not what `metadata_of` made.
+    """
     if not text:
         raise CheckpointError(f"{path} was not exported by this project: it has no {METADATA_KEY!r} metadata")
-    found: dict[str, Any] = json.loads(text)
+    try:
+        found: dict[str, Any] = json.loads(text)
+        whole = all(found[key] for key in ("names", "stride", "image_size", "batch_size"))
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path} is broken: its metadata is incomplete; export it again")
     return found
+
+
+def broken(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a file that a toolkit refuses, with the telling end of what it said."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = next((line for line in lines if not line.startswith("Exception from")), type(error).__name__)
+    return CheckpointError(f"{path} is broken ({said[:160]}); export it again")
 
 
 def toolkit(module: str, fmt: str) -> ModuleType:
@@ -131,29 +192,9 @@ def toolkit(module: str, fmt: str) -> ModuleType:
     """
     try:
         return import_module(module)
-    except ImportError:
+    except ImportError as error:
         package = module.partition(".")[0]
         raise UsageError(
-            f"format {fmt} needs the package {package}; install it with: pip install 'yolo-mlops[export]'"
+            f"format {fmt} needs the package {package} ({error}); "
+            "install it with: pip install 'yolo-mlops[export]'"
         ) from None
-
-
-@contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """Yield a path to write to; it becomes ``target`` when the block ends well, else nothing is left.
-
-    Raises:
-        UsageError: the place cannot be written to.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}; choose another folder") from None
-    try:
-        yield scratch / target.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(scratch / target.name, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

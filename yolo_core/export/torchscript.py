@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from yolo_core.export.base import METADATA_KEY, Backend, ExportSettings, Format, read_metadata
+from yolo_core.export.base import (
+    METADATA_KEY,
+    Backend,
+    ExportSettings,
+    Format,
+    broken,
+    read_metadata,
+)
 from yolo_core.model.graph import DetectionModel
 
 
@@ -19,22 +27,40 @@ class TorchScript(Format):
 
     name: ClassVar[str] = "torchscript"
     filename: ClassVar[str] = "model.torchscript"
+    suffix: ClassVar[str] = ".torchscript"
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def write(
         self, model: DetectionModel, target: Path, settings: ExportSettings, metadata: Mapping[str, Any]
     ) -> None:
-        """Trace the model with an example of the fixed input."""
-        example = torch.zeros(settings.batch_size, 3, settings.image_size, settings.image_size)
-        with warnings.catch_warnings(), torch.no_grad():
-            # Tracing warns that shapes become constants, which a fixed input makes true, and of its age.
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(model, example, check_trace=False)
-            torch.jit.save(traced, str(target), _extra_files={METADATA_KEY: json.dumps(metadata)})
+        """Trace the model with an example of the fixed input, and fold its constants."""
+        # Through memory: torch names the zip's root after the file, and a full disk is then an OSError.
+        content = io.BytesIO()
+        frozen = trace(model, settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its age
+            torch.jit.save(frozen, content, _extra_files={METADATA_KEY: json.dumps(metadata)})
+        target.write_bytes(content.getbuffer())
 
     def load(self, path: Path) -> Backend:
         """Open a traced model on the CPU."""
         files = {METADATA_KEY: ""}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its age
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=files).eval()
+        open_file: Callable[..., Any] = torch.jit.load
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of its age
+                module = open_file(str(path), map_location="cpu", _extra_files=files)
+        except (RuntimeError, ValueError) as error:
+            raise broken(path, error) from None
         return Backend(module, read_metadata(files[METADATA_KEY], path))
+
+
+def trace(model: DetectionModel, settings: ExportSettings) -> torch.jit.ScriptModule:
+    """Trace a model that `prepare` made with the fixed input, and freeze its weights into the graph."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # Tracing warns that shapes become constants, which a fixed input makes true, and of its age.
+        warnings.simplefilter("ignore")
+        tracer: Callable[..., Any] = torch.jit.trace
+        traced = tracer(model, torch.zeros(settings.shape), check_trace=False)
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
+    return frozen
