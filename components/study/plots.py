@@ -36,7 +36,7 @@ def plot_study(reports: Sequence[Report], metric: str, path: Path) -> None:
     axes = figure.subplots()
     for report in reports:
         _draw_variant(axes, report, metric)
-    if metric in ("map", "coco_ap") and all(report.get("coco_val2017") for report in reports):
+    if shows_efficientdet(reports, metric):
         times, values = zip(*EFFICIENTDET, strict=True)
         axes.plot(
             times, values, marker="o", color="0.75", label="EfficientDet D0-D5 (published, V100, batch 8)"
@@ -55,6 +55,11 @@ def plot_study(reports: Sequence[Report], metric: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
+
+
+def shows_efficientdet(reports: Sequence[Report], metric: str) -> bool:
+    """Whether EfficientDet's published AP is of the same data and metric as the studies."""
+    return metric in ("map", "coco_ap") and all(report.get("coco_val2017") for report in reports)
 
 
 def until_best(points: Sequence[Point], metric: str) -> list[Point]:
