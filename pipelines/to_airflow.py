@@ -102,7 +102,7 @@ def _one_line(value: Any) -> str:
 def safe_name(run_id: str) -> str:
     """Return a folder's name for a DAG run's id; no two ids share one."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", run_id).lstrip(".")
-    if plain == run_id:
+    if plain and plain == run_id:
         return plain
     return f"{plain}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
