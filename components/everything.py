@@ -16,6 +16,7 @@ from typing import Any
 
 from components.cli import complain, new_parser, say
 from components.runner import Options, load_params
+from components.workspace import S3_SCHEME
 from pipelines.stage import Stage, in_order
 from pipelines.stages import STAGES
 from yolo_core.errors import UsageError
@@ -32,6 +33,8 @@ def run_all(argv: Sequence[str]) -> int:
     shared += [word for override in overrides for word in ("--set", override)]
     shared += ["--run-id", options.run_id] if options.run_id else []
     shared += ["--debug"] if options.debug else []
+    if not options.workspace.startswith(S3_SCHEME):
+        Path(options.workspace).mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
     environment.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd() / 'mlflow.db'}")
     for stage, variant in _jobs(params.get("variants")):

@@ -172,9 +172,11 @@ class StageOperator(CommandOperator):
         self.variant = variant
 
     def command(self, context: Mapping[str, Any]) -> list[str]:
-        """Return the stage's arguments for this run's form."""
+        """Return the stage's arguments for this run's form; makes the run's folder."""
         run_id = context["run_id"]
-        words = [*self.arguments, "--workspace", str(_runs_folder() / safe_name(run_id)), "--run-id", run_id]
+        workspace = _runs_folder() / safe_name(run_id)
+        workspace.mkdir(parents=True, exist_ok=True)
+        words = [*self.arguments, "--workspace", str(workspace), "--run-id", run_id]
         words += ["--variant", self.variant] if self.variant else []
         return words + [word for item in overrides(context["params"]) for word in ("--set", item)]
 
