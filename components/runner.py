@@ -135,7 +135,6 @@ class StageRequest:
         store_root = Path.cwd() if workspace.is_remote else workspace.root
         with open_run(self.tracking, store_root, identity) as tracker:
             tracker.log_params(_flatten(asdict(self.config), self.stage.name))
-            workspace.clear(self.outputs)
             job = Job(
                 stage=self.stage.name,
                 variant=self.variant,
@@ -144,7 +143,8 @@ class StageRequest:
                 run_id=self.run_id,
                 params=self.params,
             )
-            result = self._work(job)
+            with workspace.replacing(self.outputs):
+                result = self._work(job)
             digest = dataset_digest(workspace)
             if digest is not None:
                 tracker.tag_dataset(digest)

@@ -6,8 +6,11 @@ scratch one: `components.remote` brings the declared inputs there and takes the 
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +39,28 @@ class Workspace:
         """Return the local path of something in the workspace."""
         return self.root / relative
 
-    def clear(self, outputs: Iterable[str]) -> None:
-        """Delete what an earlier run left at ``outputs`` and make their parent folders.
+    @contextmanager
+    def replacing(self, outputs: Iterable[str]) -> Iterator[None]:
+        """Move what an earlier run left at ``outputs`` aside while a block writes them anew.
 
-        Links are removed, never followed: DVC may have put them there, and what they point to is its cache.
+        What a failed block did not write comes back, so that a mistake loses nothing. Links are moved, never
+        followed: DVC may have put them there, and what they point to is its cache.
         """
-        for relative in outputs:
-            target = self.path(relative)
-            if target.is_symlink() or target.is_file():
-                target.unlink()
-            elif target.is_dir():
-                shutil.rmtree(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
+        targets = [self.path(relative) for relative in outputs]
+        aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
+        done = False
+        try:
+            for number, target in enumerate(targets):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(target):
+                    target.rename(aside / str(number))
+            yield
+            done = True
+        finally:
+            for number, target in enumerate(targets):
+                if not done and os.path.lexists(aside / str(number)) and not os.path.lexists(target):
+                    (aside / str(number)).rename(target)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def publish(self, outputs: tuple[str, ...]) -> None:
         """Take what is there of the outputs to where ``uri`` says; a local folder already holds them."""

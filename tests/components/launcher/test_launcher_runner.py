@@ -101,6 +101,25 @@ def test_stale_outputs_are_cleared_but_not_what_links_point_to(
     assert (cache / "kept").exists()
 
 
+def test_what_a_failed_stage_did_not_write_comes_back(
+    ready: Path, stage: Callable[[Work], None], launch: Any
+) -> None:
+    reports = ready / "reports"
+    (reports / "validation").mkdir(parents=True)
+    (reports / "validation" / "old").touch()
+    (reports / "validation.json").write_text("old", encoding="utf-8")
+
+    def work(config: Any, job: Job) -> dict[str, Any]:
+        job.path("reports/validation.json").write_text("new", encoding="utf-8")
+        raise GateError("no")
+
+    stage(work)
+    assert launch("validate").code == 1
+    assert (reports / "validation" / "old").exists()
+    assert (reports / "validation.json").read_text(encoding="utf-8") == "new"
+    assert not list(ready.glob(".replaced-*"))
+
+
 def test_a_mistake_deletes_nothing(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
     stage(write_outputs)
     report = ready / "reports" / "validation.json"
