@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -76,10 +77,19 @@ def healthy(port: int) -> bool:
     return all(found[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
 
 
+def taken(port: int) -> bool:
+    """Whether another program listens on the port; Airflow would end and its health check ask a stranger."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
 def main() -> int:
     """Run the services; returns 0 after a stop that was asked for, 1 when one of them ended by itself."""
     home = Path(os.environ.get("AIRFLOW_HOME", REPO / "airflow")).resolve()
     port = int(os.environ.get("AIRFLOW_PORT", "8080"))
+    if taken(port):
+        print(f"error: port {port} is in use; stop what uses it or set AIRFLOW_PORT", file=sys.stderr)
+        return 1
     home.mkdir(parents=True, exist_ok=True)
     secret, env = password(home), environment(home, port)
     for stop in (signal.SIGTERM, signal.SIGINT):
