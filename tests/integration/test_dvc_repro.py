@@ -31,6 +31,8 @@ STAGES = (
     "register@yolov5n",
 )
 
+CODE = "components/validate/work.py"
+
 
 def set_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
     path = root / "params.yaml"
@@ -55,6 +57,11 @@ def would_run(root: Path) -> set[str]:
     """Names of the stages that a repro would run."""
     lines = dvc(root, "repro", "--dry").splitlines()
     return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
+
+
+def changed(root: Path) -> set[str]:
+    """Names of the stages whose own inputs, params or code differ from the last run."""
+    return set(json.loads(dvc(root, "status", "--json")))
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +123,21 @@ def test_only_what_a_param_touches_runs_again(project: Path) -> None:
         assert not again & {"dataset", "validate"}
     finally:
         (project / "params.yaml").write_text(original)
+
+
+def test_another_variant_or_changed_code_touches_what_depends_on_it(project: Path) -> None:
+    originals = {path: path.read_text() for path in (project / "params.yaml", project / CODE)}
+    try:
+        params = yaml.safe_load((project / "params.yaml").read_text())
+        (project / "params.yaml").write_text(yaml.safe_dump(params | {"variants": ["yolov5n", "yolov5s"]}))
+        added = {f"{name}@yolov5s" for name in ("train", "study", "export", "register")}
+        assert changed(project) == {*added, "compare"}, "dvc.yaml reads the variants from params.yaml"
+        (project / "params.yaml").write_text(originals[project / "params.yaml"])
+        (project / CODE).write_text(originals[project / CODE] + "# changed\n")
+        assert changed(project) == {"validate"}
+    finally:
+        for path, text in originals.items():
+            path.write_text(text)
 
 
 def test_metrics_and_plots_are_shown(project: Path) -> None:
