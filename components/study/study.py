@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from components.job import Job
 from components.plots import plot_confusion, plot_precision_recall
 from components.study.config import StudyConfig
+from components.study.plots import total_ms
 from components.study.samples import draw_samples
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, Speed, evaluate, measure_speed
@@ -27,6 +29,8 @@ from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel
 from yolo_core.model.profile import count_parameters, gflops
 from yolo_core.model.weights import load_checkpoint
+
+_log = logging.getLogger(__name__)
 
 _COCO_VAL_IMAGES = 5000
 _COCO_LAST_ID, _COCO_CLASSES = 90, 80
@@ -144,12 +148,16 @@ def _point(evaluation: Evaluation, speed: Speed) -> dict[str, Any]:
 
 
 def _log_point(job: Job, point: Mapping[str, Any]) -> None:
-    """Log one size to the tracker, with the size as step, and show it on stderr."""
+    """Log one size to the tracker, with the size as step, and show it."""
     size = int(point["image_size"])
     job.tracker.log_metrics({key: value for key, value in point.items() if key != "image_size"}, step=size)
-    sys.stderr.write(
-        f"study {job.variant} {size} px: mAP@.5 {point['map50']:.4f}, mAP {point['map']:.4f}, "
-        f"{point['inference_ms']:.1f} ms per image\n"
+    _log.info(
+        "study %s %d px: mAP@.5 %.4f, mAP %.4f, %.1f ms per image",
+        job.variant,
+        size,
+        point["map50"],
+        point["map"],
+        total_ms(point),
     )
 
 
