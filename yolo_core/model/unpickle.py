@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -130,8 +130,14 @@ def read_pickle(path: Path) -> Any:
         ) from error
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Unpickles ``data.pkl`` of an archive; every global it may name is in `find_class`."""
+class _RestrictedUnpickler(pickle._Unpickler):
+    """Unpickles ``data.pkl`` of an archive; every global it may name is in `find_class`.
+
+    Built on the pickle machine in Python, not on the one in C: that one reserves memory for whatever memo
+    index a file names, gigabytes for a single flipped byte.
+    """
+
+    stack: list[Any]  # of the base class, which the type stubs do not show
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self._archive = archive
@@ -186,6 +192,18 @@ class _RestrictedUnpickler(pickle.Unpickler):
         if info.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"refused to read {self._path}: entry {info.filename} is compressed")
         return self._archive.read(info)
+
+    def _build(self) -> None:
+        """Give the object on top of the stack its state; only `Inert` ones have any."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.__setstate__(state)
+        elif not isinstance(target, OrderedDict):  # a state dict carries version numbers: dropped
+            raise pickle.UnpicklingError(f"state for a {type(target).__name__}")
+
+    # Tensors, classes and functions would take state, too: tensors a shape beyond their storage.
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: _build}
 
     @staticmethod
     def _rebuild_parameter(data: Tensor, *_rest: object) -> Tensor:

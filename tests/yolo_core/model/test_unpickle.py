@@ -6,6 +6,7 @@ import os
 import pickle
 import pickletools
 import sys
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -185,6 +186,21 @@ def test_hand_made_tensor_is_read(tmp_path: Path) -> None:
 def test_tensor_outside_its_storage_is_refused(program: bytes, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         read_pickle(write_storage(tmp_path / "evil.pt", program))
+
+
+def test_tensor_takes_no_state(tmp_path: Path) -> None:
+    # Tensor.__setstate__ would set any shape: here (10^12,) of stride 0 over the tensor itself.
+    tensor = storage_program(b"(I4\nt", b"(I1\nt").removesuffix(b".")
+    program = tensor + b"p1\n(g1\nI0\n(I1000000000000\nt(I0\nttb."
+    with pytest.raises(CheckpointError, match="state for a Tensor"):
+        read_pickle(write_storage(tmp_path / "evil.pt", program))
+
+
+def test_huge_memo_index_costs_nothing(tmp_path: Path) -> None:
+    start = time.process_time()
+    program = b"N" + pickle.LONG_BINPUT + (2**32 - 1).to_bytes(4, "little") + b"."
+    assert read_pickle(write_archive(tmp_path / "x.pt", program)) is None
+    assert time.process_time() - start < 1
 
 
 def test_storage_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
