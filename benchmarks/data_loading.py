@@ -1,6 +1,6 @@
 """Training images per core-second, from the cache and decoded each time, side by side.
 
-Run ``python benchmarks/data_loading.py data/dataset [--sizes 160 640]`` from the repository's root. Process
+Run ``python benchmarks/data_loading.py [DATASET] [--sizes 160 640]`` from the repository's root. Process
 CPU time is counted, so a busy machine disturbs little; rounds alternate between the two ways.
 """
 
@@ -42,7 +42,9 @@ def compare(samples: list[Sample], size: int, rounds: int) -> tuple[float, float
 def main() -> None:
     """Measure and print one line per size."""
     parser = argparse.ArgumentParser(description="Training images per core-second, cached and decoded.")
-    parser.add_argument("dataset", type=Path, help="a canonical dataset folder")
+    parser.add_argument(
+        "dataset", type=Path, nargs="?", default=Path("data/dataset"), help="a canonical dataset folder"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[160, 640], metavar="PIXELS")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
