@@ -54,6 +54,10 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for package in ("components", "yolo_core"):
         logging.getLogger(package).setLevel(logging.INFO)
+    if not debug:
+        # Libraries warn their developers; users get what the stages log.
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         return _dispatch(list(argv))
     except YoloError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,8 +48,6 @@ def _registered(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels]
 
     params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
     connect(load_section(params, "tracking", TrackingConfig), Path(options.workspace).resolve(), create=False)
-    # MLflow warns that it cannot check an input that may be bytes, text or an array.
-    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType.*")
     model = load_pyfunc(options.model)
     chosen = {"conf": thresholds.confidence, "iou": thresholds.iou, "max_det": thresholds.max_detections}
 

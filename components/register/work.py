@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import warnings
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -98,9 +97,7 @@ def _find_version(client: Any, name: str, tags: dict[str, str]) -> str | None:
 
 def _log_model(config: RegisterConfig, job: Job, facts: Facts, checkpoint: Path) -> str:
     """Log the pyfunc into this stage's run and return its address."""
-    with warnings.catch_warnings(), mlflow.start_run(run_id=job.tracker.run_id):
-        # The input may be bytes, text or an array, which no type that MLflow could check covers.
-        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType.*")
+    with mlflow.start_run(run_id=job.tracker.run_id):
         info = mlflow.pyfunc.log_model(
             name=facts.variant,
             python_model=str(_ENTRY),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import signal
 import sys
@@ -61,6 +62,7 @@ def launch(
         return Finished(code, out, err)
 
     yield run
+    logging.captureWarnings(False)
     signal.signal(signal.SIGTERM, before)
 
 
