@@ -16,6 +16,13 @@ REPO = Path(__file__).resolve().parents[1]
 # These run in environments of their own, which `make test` calls first: their pins disagree with the rest.
 collect_ignore = [name for name in ("dags", "kfp") if find_spec({"dags": "airflow"}.get(name, name)) is None]
 
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # A loaded machine may stall any example for a second, which says nothing about the code.
+    settings.register_profile("project", deadline=None)
+    settings.load_profile("project")
+
 
 def _asset_root() -> Path:
     return Path(os.environ.get("YOLO_TEST_ASSETS", REPO.parent / "shared" / "data"))
