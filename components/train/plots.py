@@ -72,36 +72,3 @@ def _normalised(sample: Sample) -> NDArray[np.float64]:
 def _heat(axes: Axes, points: NDArray[np.float64], title: str) -> None:
     axes.hist2d(points[:, 0], points[:, 1], bins=40, range=((0, 1), (0, 1)), cmap="Blues")
     axes.set(title=title, aspect="equal")
-
-
-def plot_batch(
-    images: NDArray[np.uint8], targets: NDArray[np.float32], names: Sequence[str], path: Path
-) -> None:
-    """Draw up to 16 training images as the model sees them, with their boxes.
-
-    Args:
-        images: (B, 3, S, S) RGB.
-        targets: (M, 6) image, class, centre x, y, w, h as shares of the side.
-        names: of the classes.
-        path: the PNG to write.
-    """
-    shown = min(len(images), 16)
-    columns = min(shown, 4)
-    figure = Figure(figsize=(3 * columns, 3 * -(-shown // columns)), layout="constrained")
-    grid = figure.subplots(-(-shown // columns), columns, squeeze=False)
-    side = images.shape[-1]
-    for index, axes in enumerate(grid.flat):
-        axes.axis("off")
-        if index >= shown:
-            continue
-        axes.imshow(images[index].transpose(1, 2, 0))
-        for _, category, x, y, w, h in targets[targets[:, 0] == index]:
-            _box(axes, ((x - w / 2) * side, (y - h / 2) * side, w * side, h * side), int(category), names)
-    figure.savefig(path, dpi=80)
-
-
-def _box(axes: Axes, xywh: tuple[float, float, float, float], category: int, names: Sequence[str]) -> None:
-    x, y, w, h = xywh
-    colour = matplotlib.colormaps["tab20"](category % 20)
-    axes.add_patch(matplotlib.patches.Rectangle((x, y), w, h, fill=False, color=colour, linewidth=1.2))
-    axes.text(x, y, names[category], fontsize=7, color="white", backgroundcolor=colour, va="bottom")

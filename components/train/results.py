@@ -11,11 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from components.plots import plot_confusion
 from components.train.plan import TrainPlan
-from components.train.plots import plot_batch, plot_curves, plot_labels
+from components.train.plots import plot_curves, plot_labels
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.data.loader import TrainLoader, TrainLoaderSettings
+from yolo_core.data.preview import contact_sheet
 from yolo_core.engine.checkpoint import load_state
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate
 from yolo_core.engine.train import BEST_FILE, LAST_FILE, VALIDATION_NMS, augmentation_of, settings_document
@@ -101,7 +104,7 @@ def draw_data(plan: TrainPlan, dataset: DetectionDataset, folder: Path) -> list[
         ),
     )
     first = next(iter(loader))
-    plot_batch(first.images.numpy(), first.targets.numpy(), dataset.names, batch)
+    cv2.imwrite(str(batch), contact_sheet([first], dataset.names))
     return [labels, batch]
 
 

@@ -41,6 +41,7 @@ from yolo_core.data.writer import (
     check_file_name,
 )
 from yolo_core.errors import DataError, UsageError
+from yolo_core.files import swap
 
 __all__ = [
     "SPLITS",
@@ -198,11 +199,7 @@ def write_dataset(
     unknown = [split for split in splits if split not in SPLITS]
     if unknown or "train" not in splits:
         raise DataError(f"splits must be train and maybe val and test, not {', '.join(splits) or 'nothing'}")
-    if (
-        target.exists()
-        and not (target / DATASET_FILE).is_file()
-        and (target.is_file() or any(target.iterdir()))
-    ):
+    if not _may_replace(target):
         raise UsageError(f"{target} exists and is not a dataset; remove it or choose another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -214,7 +211,7 @@ def write_dataset(
             if split in splits:
                 writer.add_split(split, splits[split])
         writer.finish(name, source)
-        _swap(fresh, target, scratch / "old")
+        swap(fresh, target, scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return open_dataset(target)
@@ -232,19 +229,6 @@ def _may_replace(target: Path) -> bool:
     if not target.is_dir():
         return not target.exists()
     return (target / DATASET_FILE).is_file() or not any(target.iterdir())
-
-
-def _swap(fresh: Path, target: Path, old: Path) -> None:
-    """Rename ``fresh`` to ``target``; an existing target steps aside, and returns if that fails."""
-    if not target.exists():
-        fresh.rename(target)
-        return
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from yolo_core.errors import UsageError
+from yolo_core.files import swap
 
 
 @contextmanager
@@ -26,24 +27,11 @@ def whole(target: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             yield scratch / target.name
-            _swap(scratch / target.name, target, scratch / "old")
+            swap(scratch / target.name, target, scratch / "old")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror or error}; choose another folder") from None
-
-
-def _swap(fresh: Path, target: Path, old: Path) -> None:
-    """Rename ``fresh`` to ``target``; a folder in the way steps aside first, and returns if that fails."""
-    if not target.is_dir() or target.is_symlink():
-        fresh.replace(target)
-        return
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
 
 
 def size_of(path: Path) -> int:

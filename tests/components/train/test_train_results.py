@@ -13,7 +13,7 @@ import pytest
 from components.plots import plot_confusion
 from components.train.config import TrainConfig
 from components.train.plan import TrainPlan, make_plan
-from components.train.plots import plot_batch, plot_curves, plot_labels
+from components.train.plots import plot_curves, plot_labels
 from components.train.results import (
     draw_confusion,
     draw_data,
@@ -120,14 +120,6 @@ def test_labels_of_many_classes_are_drawn(dataset: DetectionDataset, tmp_path: P
     names = [f"class {index}" for index in range(80)]
     plot_labels(dataset.samples("train"), names, tmp_path / "labels.png")
     size_of(tmp_path / "labels.png")
-
-
-@pytest.mark.parametrize("count", [1, 5, 20])
-def test_contact_sheets_of_any_batch(tmp_path: Path, count: int) -> None:
-    images = np.random.default_rng(0).integers(0, 255, (count, 3, 32, 32), dtype=np.uint8)
-    targets = np.array([[0, 1, 0.5, 0.5, 0.4, 0.4]], np.float32)
-    plot_batch(images, targets, ["a", "b"], tmp_path / "batch.png")
-    size_of(tmp_path / "batch.png")
 
 
 @pytest.mark.parametrize("classes", [2, 80])
