@@ -131,7 +131,7 @@ def test_a_triggered_run_ends_in_a_registered_version(airflow: Airflow) -> None:
     assert airflow.wait("tiny") == "success", airflow.tasks("tiny")
     import mlflow
 
-    client = mlflow.MlflowClient(airflow.store)
+    client = mlflow.MlflowClient(airflow.store, registry_uri=airflow.store)
     version = client.get_model_version_by_alias("detector-yolov5n", "challenger")
     parent = client.get_run(client.get_run(version.run_id).data.tags["mlflow.parentRunId"])
     assert parent.data.tags["pipeline.run_id"] == "tiny"

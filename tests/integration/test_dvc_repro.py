@@ -64,6 +64,14 @@ def changed(root: Path) -> set[str]:
     return set(json.loads(dvc(root, "status", "--json")))
 
 
+def store_of(root: Path) -> Any:
+    """A client of the run's own store; what other tests of this process connected to stays out of it."""
+    import mlflow
+
+    uri = f"sqlite:///{root}/mlflow.db"
+    return mlflow.MlflowClient(uri, registry_uri=uri)
+
+
 @pytest.fixture(scope="module")
 def project(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's files that git knows or would add, run once through."""
@@ -86,17 +94,13 @@ def test_every_stage_ran_and_a_version_is_registered(project: Path) -> None:
     assert set(lock) == set(STAGES)
     receipt = json.loads((project / "registry" / "yolov5n.json").read_text())
     assert receipt["name"] == "detector-yolov5n" and receipt["alias"] == "challenger"
-    import mlflow
-
-    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    client = store_of(project)
     version = client.get_model_version_by_alias("detector-yolov5n", "challenger")
     assert str(version.version) == str(receipt["version"])
 
 
 def test_stages_of_one_repro_share_one_parent_run(project: Path) -> None:
-    import mlflow
-
-    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    client = store_of(project)
     experiment = client.get_experiment_by_name("yolo-mlops")
     runs = client.search_runs([experiment.experiment_id])
     parents = {run.data.tags["mlflow.parentRunId"] for run in runs if "mlflow.parentRunId" in run.data.tags}
