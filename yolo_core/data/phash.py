@@ -14,12 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_core.data.runs import equal_pairs
+
 Hashes = NDArray[np.int64]
 Pairs = NDArray[np.int64]
 
 _SIDE, _KEPT, _BITS = 32, 8, 64
 _AGREEING = 2  # bands that must be equal: more make fewer candidates but more tables
-_CHUNK = 1 << 22  # candidate pairs that are compared at a time
 
 
 def perceptual_hash(image: NDArray[np.uint8]) -> int:
@@ -63,7 +64,9 @@ def near_pairs(hashes: Hashes, max_distance: int) -> Pairs:
     bands = [((1 << int(high)) - (1 << int(low))) for low, high in pairwise(edges)]
     found = [np.empty((0, 2), np.int64)]
     for chosen in combinations(bands, _AGREEING):
-        found += _equal_pairs(values, np.uint64(sum(chosen)), max_distance)
+        for first, second in equal_pairs(values & np.uint64(sum(chosen))):
+            near = np.bitwise_count(values[first] ^ values[second]) <= max_distance
+            found.append(np.sort(np.stack((first[near], second[near]), axis=1), axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -87,30 +90,6 @@ def near_duplicates(hashes: Hashes, max_distance: int) -> Pairs:
     roots = np.array([_root(parent, index) for index in range(len(distinct))], np.int64)
     groups: Pairs = first[roots][place].astype(np.int64)
     return groups
-
-
-def _equal_pairs(values: NDArray[np.uint64], mask: np.uint64, max_distance: int) -> list[Pairs]:
-    """Return the near pairs among values that are equal under a mask of bits."""
-    keys = values & mask
-    order = np.argsort(keys, kind="stable")
-    _, starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)
-    # Each value meets those behind it in its run of equal keys.
-    behind = np.repeat(starts + sizes, sizes) - np.arange(len(values)) - 1
-    found = []
-    ends = np.cumsum(behind)
-    start = 0
-    while start < len(values):
-        done = ends[start - 1] if start else 0
-        stop = max(int(np.searchsorted(ends, done + _CHUNK, side="right")), start + 1)
-        left = np.repeat(np.arange(start, stop), behind[start:stop])
-        steps = np.arange(len(left)) - np.repeat(
-            ends[start:stop] - behind[start:stop] - done, behind[start:stop]
-        )
-        first, second = order[left], order[left + 1 + steps]
-        near = np.bitwise_count(values[first] ^ values[second]) <= max_distance
-        found.append(np.sort(np.stack((first[near], second[near]), axis=1), axis=1))
-        start = stop
-    return found
 
 
 def _root(parent: NDArray[np.int64], index: int) -> int:

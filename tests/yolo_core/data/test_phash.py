@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from yolo_core.data.images import read_image
 from yolo_core.data.phash import near_duplicates, near_pairs, perceptual_hash
+from yolo_core.data.runs import equal_pairs
 
 Image = NDArray[np.uint8]
 SIGNED = st.integers(-(2**63), 2**63 - 1)
@@ -90,3 +91,14 @@ def test_many_equal_hashes_cost_nothing() -> None:
 def test_a_distance_that_says_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"within 0\.\.16 bits, not 17"):
         near_pairs(np.array([1], np.int64), 17)
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 7))
+def test_pairs_of_equal_keys_come_once_each_in_any_chunk(keys: list[int], chunk: int) -> None:
+    found = [
+        (min(pair), max(pair))
+        for first, second in equal_pairs(np.array(keys, np.int64), chunk)
+        for pair in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    wanted = [(i, j) for j in range(len(keys)) for i in range(j) if keys[i] == keys[j]]
+    assert sorted(found) == sorted(wanted)
