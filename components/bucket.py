@@ -20,6 +20,7 @@ from yolo_core.errors import UnreachableError, UsageError
 
 _SCHEME = "s3://"
 _THREADS = 16
+_CHUNK = 1 << 20
 _REFUSED = (
     "403",
     "AccessDenied",
@@ -37,6 +38,14 @@ class FileRecord:
 
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteObject:
+    """Size in bytes of an object, and the store's mark of its version."""
+
+    size: int
+    etag: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +82,32 @@ class Bucket:
             self.client.put_object(
                 Bucket=self.name, Key=self._key(path), Body=body, ContentType="application/json"
             )
+
+    def objects(self, only: str = "") -> dict[str, RemoteObject]:
+        """Return the objects below the prefix by name, sorted; with ``only``, just the one of that name."""
+        start = self._key(only)
+        found = {}
+        with s3_errors(self.uri):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=start)
+            for item in (item for page in pages for item in page.get("Contents", ())):
+                name = item["Key"][len(self._key("")) :]
+                # A key that ends in a slash marks a folder.
+                if not item["Key"].endswith("/") and only in ("", name):
+                    found[name] = RemoteObject(size=item["Size"], etag=item["ETag"])
+        return dict(sorted(found.items()))
+
+    def append(self, path: str, item: RemoteObject, part: Path) -> None:
+        """Append what ``part`` lacks of an object to it; what came stays there if the transfer breaks.
+
+        Raises:
+            UnreachableError: it does, or the object is no longer ``item``.
+        """
+        start = part.stat().st_size if part.exists() else 0
+        asked = {"Range": f"bytes={start}-"} if start else {}
+        with s3_errors(f"{self.uri}/{path}"), part.open("ab") as file:
+            reply = self.client.get_object(Bucket=self.name, Key=self._key(path), IfMatch=item.etag, **asked)
+            for chunk in reply["Body"].iter_chunks(_CHUNK):
+                file.write(chunk)
 
     def download(self, root: Path, files: Mapping[str, FileRecord]) -> list[str]:
         """Download files below ``root`` and return the names of those that differ from their record."""

@@ -13,6 +13,7 @@ STAGES: tuple[Stage, ...] = (
             "components/dataset",
             "yolo_core/data/coco.py",
             "yolo_core/data/images.py",
+            "yolo_core/data/phash.py",
             "yolo_core/data/writer.py",
             "yolo_core/files.py",
         ),

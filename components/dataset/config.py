@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-BUILTIN = "builtin"
 FORMATS = ("auto", "coco", "yolo", "voc")
+GROUP_AUTO, GROUP_NONE = "auto", "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +29,17 @@ class DatasetConfig:
     """Where the data come from and how splits that are not given are made.
 
     Attributes:
-        source: ``builtin``, or the path of a folder in COCO, YOLO or Pascal VOC layout.
-        format: ``auto`` recognises the layout of that folder; or coco, yolo, voc.
+        source: ``builtin``, ``coco2017``, the path of a folder or archive in COCO, YOLO or Pascal VOC
+            layout, or an address: s3://BUCKET/PREFIX, dvc://REPO@REV/PATH, mlflow://RUN_ID.
+        format: ``auto`` recognises the layout; or coco, yolo, voc.
         seed: of the built-in drawing and of splits made here.
         val_fraction, test_fraction: share of the images, 0..1, that a split made here takes; used
             only where the source does not give the split.
+        group_by: which file names of a source belong together in a split made here: ``auto`` looks for
+            counters (clip7_0001.jpg), ``none`` looks at pictures alone, and a regular expression gives
+            the source's name by its first group, or by all that it matches.
+        downloads: folder for what an address brings, so that a broken transfer goes on where it stopped.
+        coco2017_url: where ``coco2017`` finds zips/ and annotations/; a mirror serves too.
         builtin: sizes of the built-in dataset.
     """
 
@@ -41,12 +48,20 @@ class DatasetConfig:
     seed: int
     val_fraction: float
     test_fraction: float
+    group_by: str
+    downloads: str
+    coco2017_url: str
     builtin: BuiltinConfig
 
     def __post_init__(self) -> None:
         """Check values that a type cannot."""
         if not self.source.strip():
             raise ValueError("source is empty; give 'builtin' or the path of a dataset folder")
+        if not self.downloads.strip():
+            raise ValueError("downloads is empty; name a folder, such as data/downloads")
+        if not self.coco2017_url.startswith(("http://", "https://")):
+            raise ValueError(f"coco2017_url must begin with http:// or https://, not {self.coco2017_url!r}")
+        self._check_group_by()
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; choose one of {', '.join(FORMATS)}")
         if self.seed < 0:
@@ -56,3 +71,13 @@ class DatasetConfig:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction and test_fraction leave nothing to train on; lower them")
+
+    def _check_group_by(self) -> None:
+        if self.group_by in (GROUP_AUTO, GROUP_NONE):
+            return
+        try:
+            re.compile(self.group_by)
+        except re.error as error:
+            raise ValueError(f"group_by {self.group_by!r} is no regular expression: {error}") from None
+        if not self.group_by:
+            raise ValueError("group_by is empty; give auto, none or a regular expression")

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from yolo_core.data.coco import SourceImage
 from yolo_core.data.images import decode_image
+from yolo_core.data.phash import perceptual_hash
 from yolo_core.data.writer import IMAGE_SUFFIXES
 from yolo_core.errors import DataError
 
@@ -41,6 +42,7 @@ class PictureFacts:
         turned: whether a tag asks for a turn or a mirror image.
         convert: whether it is neither JPEG nor PNG, or is not called so.
         sha256: content digest, hex.
+        phash: perceptual hash of the stored pixels; see `yolo_core.data.phash`.
     """
 
     stored: Size
@@ -48,6 +50,7 @@ class PictureFacts:
     turned: bool
     convert: bool
     sha256: str
+    phash: int
 
 
 def examine(
@@ -115,15 +118,14 @@ def _examine(path: Path) -> PictureFacts | str:
         with Image.open(io.BytesIO(content)) as picture:
             stored, kind = picture.size, picture.format
             orientation = int(picture.getexif().get(_ORIENTATION, 1))
-            if kind not in _STORED:
-                picture.load()
+            pixels = None if kind in _STORED else np.asarray(_eight_bits(picture))
     except Image.DecompressionBombError:
         return "has too many pixels; cut it into smaller images"
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return "does not decode as an image"
-    if kind in _STORED:
+    if pixels is None:
         try:
-            decode_image(content, path.name)
+            pixels = decode_image(content, path.name)
         except DataError as error:
             return str(error).removeprefix(f"{path.name} ").split(";")[0]
     turned = 2 <= orientation <= 8
@@ -133,4 +135,5 @@ def _examine(path: Path) -> PictureFacts | str:
         turned=turned,
         convert=kind not in _STORED or path.suffix.lower() not in IMAGE_SUFFIXES,
         sha256=hashlib.sha256(content).hexdigest(),
+        phash=perceptual_hash(pixels),
     )

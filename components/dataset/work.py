@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import logging
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.dataset.builtin import DIGITS, builtin_splits
-from components.dataset.config import BUILTIN, DatasetConfig
+from components.dataset.config import DatasetConfig
 from components.dataset.pictures import PictureFacts, as_stored
 from components.dataset.plots import count_boxes, plot_classes
 from components.dataset.preview import preview
-from components.dataset.sources.detect import read_source
+from components.dataset.sources.origin import open_source
 from components.dataset.sources.source import Source
-from components.dataset.split import complete_splits
+from components.dataset.split import SplitPlan, complete_splits
 from components.job import Job
-from yolo_core.data.coco import DetectionDataset, SourceImage, class_table, write_dataset
+from yolo_core.data.coco import DetectionDataset, SourceImage, open_dataset, write_dataset
+from yolo_core.data.writer import DATASET_FILE
+from yolo_core.errors import DataError, UnreachableError, UsageError
+from yolo_core.files import swap
 
 _LOGGER = logging.getLogger(__name__)
 
 OUTPUT = "data/dataset"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHOWN = 5  # names that a warning lists
 
 
 def run(config: DatasetConfig, job: Job) -> dict[str, Any]:
-    """Write the dataset and log it; returns its name, digest, classes and counts.
+    """Write the dataset and log it; returns its name, digest, classes, counts and how it was split.
 
     Raises:
         UsageError: the source is missing or of no known layout.
         DataError: its images or annotations are wrong; nothing has been written then.
+        UnreachableError: the source's server does not answer, or the disk is full.
     """
     dataset = materialise(config, job.path(OUTPUT))
+    about = json.loads((dataset.root / DATASET_FILE).read_bytes())
     counts = count_boxes(dataset)
-    _track(dataset, counts, config, job)
+    _track(dataset, counts, about["source"], job)
     splits = {split: asdict(info) for split, info in dataset.splits.items()}
     for split, info in splits.items():
         _LOGGER.info("%-5s %6d images, %7d boxes", split, info["images"], info["boxes"])
@@ -43,34 +55,112 @@ def run(config: DatasetConfig, job: Job) -> dict[str, Any]:
         "digest": dataset.digest,
         "classes": len(dataset.names),
         "splits": splits,
+        "split": about["split"],
     }
 
 
 def materialise(config: DatasetConfig, target: Path) -> DetectionDataset:
-    """Write the canonical folder ``target``; the same configuration and data give the same digest."""
-    if config.source == BUILTIN:
-        return write_dataset(
-            target,
-            builtin_splits(config.builtin, config.seed),
-            class_table(DIGITS),
-            name=BUILTIN,
-            source=BUILTIN,
-        )
-    source = read_source(Path(config.source).expanduser(), config.format)
-    digests = {
-        image.file_name: source.facts[image.content].sha256
+    """Write the canonical folder ``target``; the same configuration and data give the same digest.
+
+    All or nothing: whatever stops it, even a killed process or a full disk, leaves what was there before.
+    """
+    source = open_source(config.source, config)
+    facts = {
+        image.file_name: source.facts[image.content]
         for image in source.splits["train"]
         if isinstance(image.content, Path)
     }
-    fractions = {"val": config.val_fraction, "test": config.test_fraction}
-    splits = complete_splits(source.splits, fractions, digests, config.seed)
-    return write_dataset(
-        target,
-        {split: _stored(images, source.facts) for split, images in splits.items()},
-        source.classes,
-        name=_name(source),
-        source=config.source,
+    plan = complete_splits(source.splits, config, facts)
+    _warn(source, plan)
+    with _scratch(target) as scratch:
+        fresh = write_dataset(
+            scratch / "new",
+            {split: _stored(images, source.facts) for split, images in plan.splits.items()},
+            source.classes,
+            name=source.name,
+            source=source.address,
+        )
+        _check_digest(fresh, source, config)
+        path = fresh.root / DATASET_FILE
+        about = {**json.loads(path.read_bytes()), "split": plan.record}
+        path.write_bytes(json.dumps(about, indent=2, ensure_ascii=False).encode() + b"\n")
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()
+        swap(fresh.root, target, scratch / "old")
+    return open_dataset(target)
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """Give a folder beside ``target`` to write in, and clear what a killed process left there.
+
+    Its lock, which ends with the process that holds it, tells such a rest from the work of another process.
+    """
+    if target.exists() and not (target.is_dir() and (_is_dataset(target) or not any(target.iterdir()))):
+        raise UsageError(f"{target} exists and is not a dataset; remove it or choose another folder")
+    scratch = target.parent / f".{target.name}-writing"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(target.parent):
+            if _is_dataset(scratch / "old") and not target.exists():
+                (scratch / "old").rename(target)  # it was killed between the two steps of the swap
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UnreachableError(
+            f"{target} cannot be written: {error.strerror}; make room and run again"
+        ) from None
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UsageError(
+            f"another process is writing a dataset to {folder}; wait for it, or end it"
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def _is_dataset(folder: Path) -> bool:
+    return (folder / DATASET_FILE).is_file()
+
+
+def _check_digest(fresh: DetectionDataset, source: Source, config: DatasetConfig) -> None:
+    """Refuse a dataset that is not the version its address speaks of."""
+    wanted = source.digest
+    if wanted is None or fresh.digest.rpartition(":")[2].startswith(wanted.rpartition(":")[2]):
+        return
+    raise DataError(
+        f"{config.source} speaks of the dataset {wanted}, but {source.address} now gives {fresh.digest}: "
+        "it changed, or dataset.seed, fractions, group_by or builtin differ from that run's"
     )
+
+
+def _warn(source: Source, plan: SplitPlan) -> None:
+    """Say what is no fault of a file but hardly meant."""
+    if source.unlisted:
+        shown = ", ".join(source.unlisted[:_SHOWN])
+        _LOGGER.warning("%d image files are not listed and left out: %s", len(source.unlisted), shown)
+    splits: dict[str, set[str]] = {}
+    for split, images in plan.splits.items():
+        for image in images:
+            if isinstance(image.content, Path):
+                splits.setdefault(source.facts[image.content].sha256, set()).add(split)
+    several = [names for names in splits.values() if len(names) > 1]
+    if several:
+        where = " and ".join(sorted(set.union(*several)))
+        _LOGGER.warning("%d images are in %s at once; the validation blocks that", len(several), where)
 
 
 def _stored(images: Iterable[SourceImage], facts: Mapping[Path, PictureFacts]) -> Iterator[SourceImage]:
@@ -78,16 +168,9 @@ def _stored(images: Iterable[SourceImage], facts: Mapping[Path, PictureFacts]) -
         yield as_stored(image, facts[image.content]) if isinstance(image.content, Path) else image
 
 
-def _name(source: Source) -> str:
-    """Call a dataset by its folder."""
-    return source.root.resolve().name or source.layout
-
-
-def _track(
-    dataset: DetectionDataset, counts: Mapping[str, list[int]], config: DatasetConfig, job: Job
-) -> None:
+def _track(dataset: DetectionDataset, counts: Mapping[str, list[int]], source: str, job: Job) -> None:
     """Log the dataset with its counts, the histogram of its classes, and a contact sheet per split."""
-    job.tracker.log_dataset(dataset.name, dataset.digest, config.source, "source")
+    job.tracker.log_dataset(dataset.name, dataset.digest, source, "source")
     job.tracker.log_metrics(
         {
             f"{split}_{key}": value

@@ -15,7 +15,7 @@ from typing import Any
 from components.dataset.pictures import PictureFacts, as_annotated, examine
 from components.dataset.sources.masks import outlines
 from components.dataset.sources.names import split_of
-from components.dataset.sources.source import Faults, Source
+from components.dataset.sources.source import Faults, Layout, Source
 from yolo_core.data.coco import SPLITS, ClassTable, SourceBox, SourceImage, class_table
 from yolo_core.errors import DataError, UsageError
 
@@ -267,3 +267,11 @@ def _polygon_problem(polygons: list[Any]) -> str | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+LAYOUT = Layout(
+    name="coco",
+    looked_for="annotations/*.json with a list of images (or _annotations.coco.json beside the images)",
+    present=lambda root: bool(find_annotation_files(root)),
+    read=read_coco,
+)

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from components.dataset.pictures import SUFFIXES, PictureFacts, Size, as_annotated, examine
 from components.dataset.sources.names import read_names
-from components.dataset.sources.source import Faults, Source
+from components.dataset.sources.source import Faults, Layout, Source
 from yolo_core.data.coco import SPLITS, SourceBox, SourceImage, class_table
 from yolo_core.errors import UsageError
 
@@ -202,3 +202,11 @@ def _image(page: _Page, index_of: dict[str, int]) -> SourceImage:
         for name, box, difficult in page.objects
     ]
     return SourceImage(file_name=page.image.name, content=page.image, boxes=boxes)
+
+
+LAYOUT = Layout(
+    name="voc",
+    looked_for="Annotations/*.xml (and JPEGImages/)",
+    present=lambda root: find_voc_root(root) is not None,
+    read=read_voc,
+)

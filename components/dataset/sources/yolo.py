@@ -12,7 +12,7 @@ from pathlib import Path
 from components.dataset.pictures import SUFFIXES, as_annotated, examine
 from components.dataset.sources.labels import read_boxes
 from components.dataset.sources.names import common_folder, read_names
-from components.dataset.sources.source import Faults, Source
+from components.dataset.sources.source import Faults, Layout, Source
 from components.dataset.sources.yolo_config import YoloConfig, find_config, read_config
 from yolo_core.data.coco import SPLITS, SourceImage, class_table
 from yolo_core.errors import UsageError
@@ -199,3 +199,11 @@ def _check_labels(root: Path, places: dict[Path, _Place], faults: Faults) -> Non
             # An image that no list names is left out on purpose; one that is missing is a fault.
             if not any((image_folder / f"{label.stem}{suffix}").is_file() for suffix in SUFFIXES):
                 faults.add(label, f"labels an image that is missing from {image_folder.relative_to(root)}/")
+
+
+LAYOUT = Layout(
+    name="yolo",
+    looked_for="data.yaml with names, or images/ and labels/ with classes.txt",
+    present=is_yolo,
+    read=read_yolo,
+)

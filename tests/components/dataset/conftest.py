@@ -27,7 +27,7 @@ def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path
 
 
 @pytest.fixture
-def config() -> Make:
+def config(tmp_path: Path) -> Make:
     """Make a configuration; by default of a tiny built-in dataset."""
 
     def make(**changes: Any) -> DatasetConfig:
@@ -37,6 +37,9 @@ def config() -> Make:
             "seed": 0,
             "val_fraction": 0.0,
             "test_fraction": 0.0,
+            "group_by": "auto",
+            "downloads": str(tmp_path / "downloads"),
+            "coco2017_url": "http://127.0.0.1:9",
             "builtin": BuiltinConfig(train_images=3, val_images=2, test_images=2),
         }
         return DatasetConfig(**{**values, **changes})

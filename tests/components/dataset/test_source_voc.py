@@ -113,6 +113,6 @@ def test_a_layout_that_was_asked_for_must_be_there(voc: Write, yolo: Write) -> N
         read_source(voc(), "coco")
     root = voc()
     (root / "data.yaml").write_text("names: [cell]")
-    with pytest.raises(UsageError, match=r"fits several layouts \(yolo, voc\)"):
+    with pytest.raises(UsageError, match=r"fits several layouts \(voc, yolo\)"):
         read_source(root, "auto")
     assert read_source(root, "voc").layout == "voc"

@@ -27,6 +27,9 @@ def real(source: Path, target: Path) -> None:
         seed=0,
         val_fraction=0.0,
         test_fraction=0.0,
+        group_by="auto",
+        downloads=str(target.parent / "downloads"),
+        coco2017_url="http://127.0.0.1:9",
         builtin=BuiltinConfig(train_images=1, val_images=1, test_images=1),
     )
     materialise(config, target)
