@@ -1,8 +1,8 @@
-"""Pictures of a detector's quality that several stages draw: confusion, and precision over recall."""
+"""Pictures that several stages draw: confusion, precision over recall, and boxes per class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ matplotlib.use("Agg")  # no display on a server
 
 _MOST_NUMBERS, _MOST_LABELS = 30, 100  # classes; more do not fit
 _MOST_CURVES = 20
+_BAR = 0.22  # inches per class
 
 
 def plot_confusion(matrix: NDArray[Any], names: Sequence[str], path: Path) -> None:
@@ -59,3 +60,21 @@ def plot_precision_recall(metrics: DetectionMetrics, names: Sequence[str], path:
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="precision over recall")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
+
+
+def plot_classes(names: tuple[str, ...], counts: Mapping[str, list[int]], target: Path) -> Path:
+    """Draw a bar per class, its splits stacked, to an image file."""
+    figure = Figure(figsize=(8, max(2.5, _BAR * len(names) + 1)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(names))
+    start = np.zeros(len(names))
+    for split, numbers in counts.items():
+        axes.barh(places, numbers, left=start, label=f"{split} ({sum(numbers):,})")
+        start = start + np.array(numbers)
+    axes.set_yticks(places, labels=names)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlabel("boxes")
+    axes.legend()
+    figure.savefig(target, dpi=100)
+    return target

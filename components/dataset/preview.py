@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from components.sheet import fit, on_paper, sheet, write
 from yolo_core.data.coco import DetectionDataset, Sample, open_dataset, read_image
+from yolo_core.data.images import Pixels
 from yolo_core.errors import UsageError
 
-Pixels = NDArray[np.uint8]
-
-_TILE = 320  # pixels, the side of the square that an image is fitted into
-_GAP = 8
-_PAPER = (245, 245, 245)
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -36,17 +31,15 @@ def preview(root: Path, target: Path, split: str = "train", count: int = 16) -> 
     dataset = open_dataset(root)
     samples = dataset.samples(split)
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
-    sheet = _sheet([_tile(dataset, samples[index]) for index in chosen])
-    _, content = cv2.imencode(target.suffix.lower(), sheet)
+    page = sheet([_tile(dataset, samples[index]) for index in chosen])
+    _, content = cv2.imencode(target.suffix.lower(), page)
     target.write_bytes(content.tobytes())
     return target
 
 
 def _tile(dataset: DetectionDataset, sample: Sample) -> Pixels:
-    """Draw one image with its truth, (_TILE, _TILE, 3) BGR."""
-    image = read_image(sample.path)
-    scale = _TILE / max(image.shape[:2])
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    """Draw one image with its truth, (TILE, TILE, 3) BGR."""
+    image, scale = fit(read_image(sample.path))
     for box, index, polygon, crowd in zip(
         sample.boxes, sample.classes, sample.polygons, sample.crowd, strict=True
     ):
@@ -56,20 +49,8 @@ def _tile(dataset: DetectionDataset, sample: Sample) -> Pixels:
             outline = np.rint(polygon * scale).astype(np.int32)
             cv2.polylines(image, [outline], True, colour, 1, cv2.LINE_AA)
         cv2.rectangle(image, (x0, y0), (x1, y1), colour, 1)
-        _write(image, dataset.names[index] + (" (crowd)" if crowd else ""), (x0, y0), colour)
-    tile = np.full((_TILE, _TILE, 3), _PAPER, np.uint8)
-    tile[: image.shape[0], : image.shape[1]] = image[:_TILE, :_TILE]
-    return tile
-
-
-def _write(image: Pixels, text: str, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """Write a label above a box's corner, or inside where there is no room above."""
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4
-    (width, height), base = cv2.getTextSize(text, font, size, 1)
-    x = max(min(corner[0], image.shape[1] - width), 0)
-    y = corner[1] if corner[1] > height + base else corner[1] + height + base
-    cv2.rectangle(image, (x, y - height - base), (x + width, y), colour, -1)
-    cv2.putText(image, text, (x, y - base // 2 - 1), font, size, (0, 0, 0), 1, cv2.LINE_AA)
+        write(image, dataset.names[index] + (" (crowd)" if crowd else ""), (x0, y0), colour)
+    return on_paper(image)
 
 
 def _colour(index: int) -> tuple[int, int, int]:
@@ -77,14 +58,3 @@ def _colour(index: int) -> tuple[int, int, int]:
     hue = round(index * 137.508) % 360 // 2
     blue, green, red = cv2.cvtColor(np.array([[[hue, 150, 255]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
     return int(blue), int(green), int(red)
-
-
-def _sheet(tiles: list[Pixels]) -> Pixels:
-    columns = math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    step = _TILE + _GAP
-    sheet = np.full((rows * step + _GAP, columns * step + _GAP, 3), 255, np.uint8)
-    for number, tile in enumerate(tiles):
-        y, x = (_GAP + step * place for place in divmod(number, columns))
-        sheet[y : y + _TILE, x : x + _TILE] = tile
-    return sheet

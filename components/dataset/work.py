@@ -17,12 +17,13 @@ from typing import Any
 
 from components.dataset.config import DatasetConfig
 from components.dataset.pictures import PictureFacts, as_stored
-from components.dataset.plots import count_boxes, plot_classes
+from components.dataset.plots import count_boxes
 from components.dataset.preview import preview
 from components.dataset.sources.origin import open_source
 from components.dataset.sources.source import Source
 from components.dataset.split import SplitPlan, complete_splits
 from components.job import Job
+from components.plots import plot_classes
 from yolo_core.data.coco import DetectionDataset, SourceImage, open_dataset, write_dataset
 from yolo_core.data.writer import DATASET_FILE
 from yolo_core.errors import DataError, UnreachableError, UsageError

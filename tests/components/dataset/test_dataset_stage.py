@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from components.dataset.plots import count_boxes, plot_classes
+from components.dataset.plots import count_boxes
 from components.dataset.preview import preview
 from components.dataset.work import materialise
+from components.plots import plot_classes
 from yolo_core.data.coco import open_dataset
 from yolo_core.errors import DataError, UsageError
 
