@@ -6,6 +6,7 @@ processes of their own; database, logs and the generated password are in $AIRFLO
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
@@ -85,6 +86,7 @@ def taken(port: int) -> bool:
 
 def main() -> int:
     """Run the services; returns 0 after a stop that was asked for, 1 when one of them ended by itself."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     home = Path(os.environ.get("AIRFLOW_HOME", REPO / "airflow")).resolve()
     port = int(os.environ.get("AIRFLOW_PORT", "8080"))
     if taken(port):
