@@ -181,6 +181,7 @@ def _track(dataset: DetectionDataset, counts: Mapping[str, list[int]], source: s
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        job.tracker.log_artifact(plot_classes(dataset.names, counts, folder / "classes.png"), "dataset")
+        plot_classes(dataset.names, counts, folder / "classes.png")
+        job.tracker.log_artifact(folder / "classes.png", "dataset")
         for split in dataset.splits:
             job.tracker.log_artifact(preview(dataset.root, folder / f"{split}.jpg", split), "dataset/preview")

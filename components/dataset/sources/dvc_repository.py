@@ -39,6 +39,7 @@ class _Address:
     repo: str
     rev: str
     path: str
+    local: bool
 
     def at(self, commit: str) -> str:
         """Write the address with a commit as its revision."""
@@ -70,15 +71,18 @@ def _parse(address: str) -> _Address:
     path = path.strip("/")
     if ".." in path.split("/") or rev.startswith("-") or repo.startswith("-"):
         raise UsageError(f"dataset.source {address}: the path must be inside the repository")
-    repo = str(Path(repo).expanduser()) if Path(repo).expanduser().is_dir() else repo
-    return _Address(repo=repo, rev=rev, path=path)
+    # Others are https://host/repo.git and git@host:repo.
+    local = ":" not in repo
+    return _Address(repo=str(Path(repo).expanduser()) if local else repo, rev=rev, path=path, local=local)
 
 
 def _resolve(address: _Address) -> str:
     """Return the commit that the revision names."""
     if _COMMIT.fullmatch(address.rev):
         return address.rev
-    if Path(address.repo).is_dir():
+    if address.local:
+        if not Path(address.repo).is_dir():
+            raise UsageError(f"dataset.source dvc://{address.repo}: there is no folder {address.repo}")
         revision = f"{address.rev}^{{commit}}"
         found = _run(
             ["git", "-C", address.repo, "rev-parse", "--verify", "--quiet", revision], address

@@ -147,7 +147,7 @@ def test_groups_join_through_looks_and_names() -> None:
 
 
 def test_classes_are_shared_out(split: Make) -> None:
-    """Each class comes near its share in each split, the rare ones too, which chance would not bring about."""
+    """Each class comes near its share in each split, the rare ones too."""
     rng = np.random.default_rng(1)
     odds = np.array([1.0, 0.5, 0.2, 0.05, 0.02])
     many = [
