@@ -14,6 +14,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,10 +39,7 @@ _DTYPES = {
 # Classes whose instances occur in detection checkpoints; only their state is kept.
 _INERT_GLOBALS = frozenset(
     [("models.yolo", name) for name in ("Model", "DetectionModel", "BaseModel", "Detect")]
-    + [
-        ("models.common", name)
-        for name in ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Focus", "Concat", "DWConv")
-    ]
+    + [("models.common", name) for name in ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Focus", "Concat")]
     + [
         ("torch.nn.modules.container", "Sequential"),
         ("torch.nn.modules.container", "ModuleList"),
@@ -68,6 +66,21 @@ _INERT_GLOBALS = frozenset(
     ]
 )
 
+# Tensors of a file may share storages, and each becomes a copy of its own; all copies together may be at most
+# so many times the file's size. Real checkpoints stay under 2.
+_MAX_COPIES = 8
+_MAX_CALL_ITEMS = 1000
+_UNUSED_OPCODES = frozenset(
+    (
+        pickle.BYTEARRAY8,
+        pickle.NEXT_BUFFER,
+        pickle.READONLY_BUFFER,
+        pickle.EXT1,
+        pickle.EXT2,
+        pickle.EXT4,
+    )
+)
+
 # What a broken or hostile file makes the pickle machine, the zip reader or PyTorch raise.
 _READ_ERRORS = (
     pickle.UnpicklingError,
@@ -85,8 +98,12 @@ _READ_ERRORS = (
 
 
 class Inert:
-    """Stands for an object of a class that is not imported; ``state`` is what its ``__dict__`` would be."""
+    """Stands for an object of a class that is not imported.
 
+    ``kind`` is the class's name with its module; ``state`` is what the object's ``__dict__`` would be.
+    """
+
+    kind: ClassVar[str]
     state: dict[str, Any]
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Inert:
@@ -143,8 +160,10 @@ class _RestrictedUnpickler(pickle._Unpickler):
         self._archive = archive
         self._path = path
         self._storages: dict[str, Tensor] = {}
-        # One class per file: a hostile state can change this class, and must not reach the next file.
-        self._inert = type("Inert", (Inert,), {})
+        self._inert: dict[tuple[str, str], type[Inert]] = {}
+        # Entries may overlap in a hostile zip, and tensors share a storage: both unfold to far more bytes.
+        self._unread = path.stat().st_size
+        self._uncopied = self._unread * _MAX_COPIES
         names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(names) != 1:
             raise CheckpointError(f"{path} is a zip file but not a torch checkpoint: no data.pkl in it")
@@ -154,15 +173,16 @@ class _RestrictedUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what a global stands for; raise `CheckpointError` naming one that is not allowed."""
         if (module, name) in _INERT_GLOBALS:
-            return self._inert
+            # A class per global and file: a hostile state could change it, and must not reach the next file.
+            made = type("Inert", (Inert,), {"kind": f"{module}.{name}"})
+            return self._inert.setdefault((module, name), made)
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        # Bound methods and built-in types take no new attributes, so a pickle cannot alter them.
         allowed: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("__builtin__", "set"): set,
-            ("builtins", "set"): set,
-            ("torch", "Size"): tuple,
+            ("collections", "OrderedDict"): partial(_make_small, OrderedDict),
+            ("__builtin__", "set"): partial(_make_small, set),
+            ("builtins", "set"): partial(_make_small, set),
+            ("torch", "Size"): partial(_make_small, tuple),
             ("torch._utils", "_rebuild_tensor_v2"): self._rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): self._rebuild_parameter,
         }
@@ -191,6 +211,9 @@ class _RestrictedUnpickler(pickle._Unpickler):
         # torch stores without compression; a compressed entry may be a bomb.
         if info.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"refused to read {self._path}: entry {info.filename} is compressed")
+        self._unread -= info.file_size
+        if self._unread < 0:
+            raise CheckpointError(f"refused to read {self._path}: its entries are larger than the file")
         return self._archive.read(info)
 
     def _build(self) -> None:
@@ -202,8 +225,14 @@ class _RestrictedUnpickler(pickle._Unpickler):
         elif not isinstance(target, OrderedDict):  # a state dict carries version numbers: dropped
             raise pickle.UnpicklingError(f"state for a {type(target).__name__}")
 
-    # Tensors, classes and functions would take state, too: tensors a shape beyond their storage.
-    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: _build}
+    # Tensors, classes and functions would take state, too: tensors a shape beyond their storage. Left out are
+    # instructions that torch never writes: of protocol 5, where eight bytes can ask for any number of
+    # gigabytes, and those that look globals up by number.
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: action
+        for code, action in {**pickle._Unpickler.dispatch, pickle.BUILD[0]: _build}.items()
+        if bytes([code]) not in _UNUSED_OPCODES
+    }
 
     @staticmethod
     def _rebuild_parameter(data: Tensor, *_rest: object) -> Tensor:
@@ -215,4 +244,19 @@ class _RestrictedUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(
                 f"shape {tuple(size)} exceeds its storage of {flat.numel()} elements"
             )
+        self._uncopied -= math.prod(size) * flat.element_size()
+        if self._uncopied < 0:
+            raise CheckpointError(
+                f"refused to read {self._path}: its tensors are more than {_MAX_COPIES} times the file's size"
+            )
         return flat.as_strided(tuple(size), tuple(stride), offset).clone()
+
+
+def _make_small(kind: Callable[..., Any], *values: Any) -> Any:
+    """Call a container of that kind as a pickle asks; long arguments are a way to fill the memory.
+
+    Long containers are not made by calls: their items follow, one instruction each.
+    """
+    if any(len(value) > _MAX_CALL_ITEMS for value in values):
+        raise pickle.UnpicklingError(f"a call with more than {_MAX_CALL_ITEMS} items")
+    return kind(*values)

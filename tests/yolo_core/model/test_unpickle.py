@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import pickletools
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -77,20 +79,37 @@ def test_official_checkpoint_runs_nothing_foreign(assets: Path) -> None:
     assert not {name for name in set(sys.modules) - before if name.split(".")[0] == "models"}
 
 
-ATTACKS = {
+# The global that each names -> its program. Those of `RUN` make the file %s pickle reads them.
+RUN = {
     "os.system": b"cos\nsystem\n(Vtouch %s\ntR.",
-    "posix.system": b"cposix\nsystem\n(Vtouch %s\ntR.",
+    "posix.system": b"(cposix\nsystem\nVtouch %s\no.",  # OBJ
+    "posix.system.__call__": b"\x80\x04\x8c\x05posix\x8c\x0fsystem.__call__\x93(Vtouch %s\ntR.",  # dotted
+    "os.popen": b"(Vtouch %s\nios\npopen\n.",  # INST
     "builtins.eval": b"cbuiltins\neval\n(V__import__('os').system('touch %s')\ntR.",
     "__builtin__.exec": b"c__builtin__\nexec\n(V__import__('os').system('touch %s')\ntR.",
-    "builtins.getattr": b"cbuiltins\ngetattr\n(Vx%s\nVupper\ntR.",
     "subprocess.Popen": b"((lVtouch\naV%s\naisubprocess\nPopen\n.",
+    "subprocess.check_call": b"\x80\x04\x8c\nsubprocess\x94\x8c\ncheck_call\x94\x93((lVtouch\naV%s\natR.",
     "builtins.open": b"cbuiltins\nopen\n(V%s\nVw\ntR.",
+    "pathlib.Path.touch": (b"\x80\x04\x8c\x07pathlib\x8c\nPath.touch\x93(cpathlib\nPosixPath\n(V%s\ntRtR."),
+    "torch.serialization.os.system": (  # os by way of an allowed package
+        b"\x80\x04\x8c\x05torch\x8c\x17serialization.os.system\x93(Vtouch %s\ntR."
+    ),
+    "builtins.map": (  # NEWOBJ_EX makes the map, building a set runs it
+        b"\x80\x04cbuiltins\nset\n(cbuiltins\nmap\n(cos\nsystem\n(lVtouch %s\nat}\x92tR."
+    ),
+}
+ATTACKS = {
+    **RUN,
+    "builtins.getattr": b"cbuiltins\ngetattr\n(Vx%s\nVupper\ntR.",
+    "operator.attrgetter": b"coperator\nattrgetter\n(V__class__.__base__\ntR(Vx\ntR.",
     "importlib.import_module": b"cimportlib\nimport_module\n(V%s\ntR.",
     "torch.load": b"ctorch\nload\n(V%s\ntR.",
     "torch.hub.load": b"ctorch.hub\nload\n(V%s\ntR.",
     "numpy.load": b"cnumpy\nload\n(V%s\ntR.",
     "functools.partial": b"cfunctools\npartial\n(V%s\ntR.",
+    "types.CodeType": b"ctypes\nCodeType\n(V%s\nt\x81.",  # NEWOBJ
     "models.yolo.__dict__": b"cmodels.yolo\n__dict__\n(V%s\ntR.",
+    "models.common.Conv.__init__": b"\x80\x04\x8c\rmodels.common\x8c\rConv.__init__\x93(V%s\ntR.",
     "torch._utils._rebuild_tensor": b"ctorch._utils\n_rebuild_tensor\n(V%s\ntR.",
     "collections.OrderedDict.fromkeys": (
         b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93(V%s\ntR."
@@ -98,23 +117,52 @@ ATTACKS = {
 }
 
 
+def aimed(program: bytes, victim: Path) -> bytes:
+    return program.replace(b"%s", str(victim).encode())
+
+
 @pytest.mark.parametrize("name", list(ATTACKS))
 def test_hostile_global_is_refused_by_name_and_not_run(name: str, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    program = ATTACKS[name].replace(b"%s", str(victim).encode())
-    path = write_archive(tmp_path / "evil.pt", program)
+    path = write_archive(tmp_path / "evil.pt", aimed(ATTACKS[name], victim))
     with pytest.raises(CheckpointError, match="refused") as caught:
         read_pickle(path)
-    assert name in str(caught.value)
+    assert f"it names {name}, which" in str(caught.value)
     assert str(path) in str(caught.value)
     assert not victim.exists()
 
 
-def test_the_attacks_are_real(tmp_path: Path) -> None:
-    # Guards the tests above against a typo that would make an attack harmless by itself.
+@pytest.mark.parametrize("name", list(RUN))
+def test_the_attacks_are_real(name: str, tmp_path: Path) -> None:
+    # Guards the test above against a typo that would make an attack harmless by itself.
     victim = tmp_path / "victim"
-    pickle.loads(ATTACKS["os.system"].replace(b"%s", str(victim).encode()))
+    pickle.loads(aimed(RUN[name], victim))
+    deadline = time.monotonic() + 30  # some start a process and do not wait for it
+    while not victim.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert victim.exists()
+
+
+def test_python_itself_sees_nothing_but_the_files_being_opened(tmp_path: Path) -> None:
+    """Python reports each import, compilation, process and global of a pickle to audit hooks (PEP 578)."""
+    paths = [
+        write_archive(tmp_path / f"{number}.pt", aimed(program, tmp_path / "victim"))
+        for number, program in enumerate(ATTACKS.values())
+    ]
+    watching, events = False, []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching:  # a hook cannot be taken away again
+            events.append((event, arguments[0]))
+
+    "".encode("raw_unicode_escape").decode("cp437")  # modules of Python's own that reading may import
+    sys.addaudithook(watch)
+    for path in paths:
+        watching = True
+        with contextlib.suppress(CheckpointError):
+            read_pickle(path)
+        watching = False
+    assert events == [("open", str(path)) for path in paths]
 
 
 def test_attack_hidden_deep_in_a_model_is_refused(tmp_path: Path) -> None:
@@ -213,6 +261,64 @@ def test_compressed_entry_is_refused(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "bomb.pt", b"N." + bytes(10**6), compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="compressed"):
         read_pickle(path)
+
+
+def test_overlapping_entries_are_refused(tmp_path: Path) -> None:
+    """Each entry of this zip reaches from its header to the end of the last: 1 MB on disk, 50 MB inside."""
+    path, count = tmp_path / "bomb.pt", 50
+    names = [f"archive/data/{number:02}" for number in range(count)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names[:-1]:
+            archive.writestr(name, b"")
+        archive.writestr(names[-1], bytes(2**20))
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive:
+        infos = [archive.getinfo(name) for name in names]
+        starts = [info.header_offset + 30 + len(info.filename) for info in infos]
+        for info, start in zip(infos, starts, strict=True):
+            content = whole[start : starts[-1] + 2**20]
+            info.file_size = info.compress_size = len(content)
+            info.CRC = zipfile.crc32(content)
+        storage = "(Vstorage\nctorch\nByteStorage\nV%02d\nVcpu\nI%d\ntQ0"
+        program = "".join(storage % (number, info.file_size) for number, info in enumerate(infos))
+        archive.writestr("archive/data.pkl", program + "N.")
+    assert path.stat().st_size < 1.1 * 2**20
+    with pytest.raises(CheckpointError, match=r"bomb\.pt: its entries are larger than the file"):
+        read_pickle(path)
+
+
+def test_one_storage_under_many_tensors_is_refused(tmp_path: Path) -> None:
+    data = bytes(2**20)
+    storage = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI%d\ntQp1\n0" % (len(data) // 4)
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(g1\nI0\n(I%d\nt(I1\ntI00\nNtR0" % (len(data) // 4)
+    read_pickle(write_storage(tmp_path / "x.pt", storage + 4 * tensor + b"N.", data))
+    path = write_storage(tmp_path / "bomb.pt", storage + 10_000 * tensor + b"N.", data)
+    with pytest.raises(CheckpointError, match="tensors are more than 8 times the file's size"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + (2**32).to_bytes(8, "little") + b".",
+        pickle.BINBYTES8 + (2**32).to_bytes(8, "little") + b".",
+        pickle.BINUNICODE8 + (2**32).to_bytes(8, "little") + b".",
+        pickle.LONG4 + (2**31 - 1).to_bytes(4, "little") + b".",
+        b"I" + b"9" * 10**6 + b"\n.",
+        b"(" + b"N" * 10**5 + b"lp1\n0" + b"ctorch\nSize\n(g1\ntR" * 1000 + b".",
+        b"(" + b"N" * 10**5 + b"lp1\n0" + b"ccollections\nOrderedDict\n(g1\ntR" * 1000 + b".",
+    ],
+    ids=["bytearray8", "bytes8", "unicode8", "long4", "digits", "long size", "long dictionary"],
+)
+def test_program_that_reserves_memory_is_refused_cheaply(program: bytes, tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "bomb.pt", program)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_pickle(path)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
