@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
@@ -62,8 +62,8 @@ def plot_precision_recall(metrics: DetectionMetrics, names: Sequence[str], path:
     figure.savefig(path, dpi=100)
 
 
-def plot_classes(names: tuple[str, ...], counts: Mapping[str, list[int]], target: Path) -> Path:
-    """Draw a bar per class, its splits stacked, to an image file."""
+def plot_classes(names: tuple[str, ...], counts: Mapping[str, list[int]], target: Path | IO[bytes]) -> None:
+    """Draw a bar per class, its splits stacked, to a file or stream as PNG."""
     figure = Figure(figsize=(8, max(2.5, _BAR * len(names) + 1)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(names))
@@ -76,5 +76,4 @@ def plot_classes(names: tuple[str, ...], counts: Mapping[str, list[int]], target
     axes.margins(y=0.01)
     axes.set_xlabel("boxes")
     axes.legend()
-    figure.savefig(target, dpi=100)
-    return target
+    figure.savefig(target, format="png", dpi=100)

@@ -9,6 +9,7 @@ one made first is kept, and the loser deletes its own.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ TAG_CHANGED = "pipeline.changed_params"
 TAG_DATASET = "dataset.digest"
 TAG_COMMIT = "mlflow.source.git.commit"  # the key that MLflow's pages show
 TAG_PARENT = "mlflow.parentRunId"
+ALIAS_CHAMPION = "champion"
 _BATCH_PARAMS = 100  # MLflow's limits for one log_batch call
 _BATCH_METRICS = 1000
 _DIGEST_LENGTH = 36
@@ -56,6 +58,15 @@ class RunIdentity:
     def name(self) -> str:
         """The child run's name in MLflow."""
         return f"{self.stage} {self.variant}" if self.variant else self.stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """A registered model's champion: its version, and the digest of the dataset that it was made from."""
+
+    model: str
+    version: str
+    dataset_digest: str
 
 
 def open_run(config: TrackingConfig, root: Path, identity: RunIdentity) -> Tracker:
@@ -175,6 +186,34 @@ class Tracker:
                 self.run_id, tags=[RunTag(key, _text(value)) for key, value in tags.items()]
             )
 
+    def champions(self) -> list[Champion]:
+        """Return the champions of all registered models that name a dataset, those changed last first."""
+        with mlflow_errors(self.uri):
+            models = self._client.search_registered_models(max_results=1000)
+            crowned = [
+                self._client.get_model_version(model.name, model.aliases[ALIAS_CHAMPION])
+                for model in models
+                if ALIAS_CHAMPION in model.aliases
+            ]
+        crowned.sort(key=lambda version: version.last_updated_timestamp, reverse=True)
+        return [
+            Champion(model=one.name, version=str(one.version), dataset_digest=one.tags[TAG_DATASET])
+            for one in crowned
+            if TAG_DATASET in one.tags
+        ]
+
+    def find_json(self, stage: str, dataset_digest: str, path: str) -> Any | None:
+        """Return a JSON artifact of the experiment's latest run of a stage on a dataset, if there is one."""
+        query = f"tags.`{TAG_STAGE}` = '{stage}' and tags.`{TAG_DATASET}` = '{dataset_digest}'"
+        with mlflow_errors(self.uri), tempfile.TemporaryDirectory() as scratch:
+            experiment = self._client.get_run(self.run_id).info.experiment_id
+            for run in self._client.search_runs([experiment], query, order_by=["start_time DESC"]):
+                listed = self._client.list_artifacts(run.info.run_id, path.rpartition("/")[0] or None)
+                if any(item.path == path for item in listed):
+                    local = self._client.download_artifacts(run.info.run_id, path, scratch)
+                    return json.loads(Path(local).read_text(encoding="utf-8"))
+        return None
+
     def start(self) -> None:
         """Mark the run and its parent as running and count the attempt."""
         attempt = int(self._client.get_run(self.run_id).data.tags.get(TAG_ATTEMPT, "0")) + 1
@@ -292,6 +331,13 @@ class NullTracker(Tracker):
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Do nothing."""
+
+    def champions(self) -> list[Champion]:
+        """Know of none."""
+        return []
+
+    def find_json(self, stage: str, dataset_digest: str, path: str) -> Any | None:
+        """Find nothing."""
 
     def start(self) -> None:
         """Do nothing."""

@@ -14,6 +14,7 @@ STAGES: tuple[Stage, ...] = (
             "yolo_core/data/coco.py",
             "yolo_core/data/images.py",
             "yolo_core/data/phash.py",
+            "yolo_core/data/shards.py",
             "yolo_core/data/writer.py",
             "yolo_core/files.py",
         ),
@@ -23,16 +24,16 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="validate",
         inputs=("data/dataset",),
-        outputs=("reports/validation",),
+        outputs=("reports/validation", "data/dataset.quarantine.json"),
         metrics=("reports/validation.json",),
         params=("validate",),
-        code=("components/validate",),
+        code=("components/validate", "yolo_core/data/phash.py", "yolo_core/data/quarantine.py"),
         image="data",
         resources=Resources(cpu=2, memory_gib=4),
     ),
     Stage(
         name="train",
-        inputs=("data/dataset", "reports/validation"),
+        inputs=("data/dataset", "data/dataset.quarantine.json", "reports/validation"),
         outputs=("models/{variant}",),
         metrics=("reports/train/{variant}.json",),
         plots=("reports/train/{variant}.csv",),
@@ -44,7 +45,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="study",
-        inputs=("data/dataset", "models/{variant}"),
+        inputs=("data/dataset", "data/dataset.quarantine.json", "models/{variant}"),
         metrics=("reports/study/{variant}.json",),
         params=("study",),
         code=(
@@ -69,7 +70,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="export",
-        inputs=("data/dataset", "models/{variant}"),
+        inputs=("data/dataset", "data/dataset.quarantine.json", "models/{variant}"),
         outputs=("exports/{variant}",),
         metrics=("reports/export/{variant}.json",),
         params=("export",),

@@ -16,9 +16,10 @@ from components.promote.config import PromoteConfig
 from components.promote.gate import Candidate, Decision, decide
 from components.runner import Options, load_params
 from components.store import TrackingConfig
+from components.tracking import ALIAS_CHAMPION
 from yolo_core.errors import GateError, UsageError
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+CHAMPION, CHALLENGER, PREVIOUS = ALIAS_CHAMPION, "challenger", "previous"
 
 
 def promote(argv: Sequence[str]) -> int:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 BLOCK, WARN, OFF = "block", "warn", "off"
 SEVERITIES = (BLOCK, WARN, OFF)
-ANNOTATIONS, IMAGES, CLASSES = "annotations", "images", "classes"
-TABLES = (ANNOTATIONS, IMAGES, CLASSES)
+ANNOTATIONS, IMAGES, CLASSES, SPLITS, DRIFT = "annotations", "images", "classes", "splits", "drift"
+TABLES = (ANNOTATIONS, IMAGES, CLASSES, SPLITS, DRIFT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,46 +16,52 @@ class Rule:
 
     Attributes:
         name: what reports and params call it.
-        table: annotations, images or classes: a row for each.
+        table: a row for each annotation, image, class of a split, split, or compared property (drift).
         severity: block stops the pipeline, warn is only reported; params can change it.
         demand: what must hold, for people.
+        detail: the column whose value says what is wrong; the box or the image's size if empty.
     """
 
     name: str
     table: str
     severity: str
     demand: str
+    detail: str = ""
+
+
+def _rule(name: str, table: str, severity: str, demand: str, detail: str = "") -> Rule:
+    return Rule(name=name, table=table, severity=severity, demand=demand, detail=detail)
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(name="annotation_schema", table=ANNOTATIONS, severity=BLOCK, demand="values have COCO's types"),
-    Rule(name="annotation_complete", table=ANNOTATIONS, severity=BLOCK, demand="no value is missing"),
-    Rule(name="annotation_id_unique", table=ANNOTATIONS, severity=BLOCK, demand="ids of annotations differ"),
-    Rule(name="annotation_image_known", table=ANNOTATIONS, severity=BLOCK, demand="its image is listed"),
-    Rule(name="annotation_class_known", table=ANNOTATIONS, severity=BLOCK, demand="its category is listed"),
-    Rule(
-        name="annotation_unique", table=ANNOTATIONS, severity=WARN, demand="no two annotations are the same"
-    ),
-    Rule(name="box_finite", table=ANNOTATIONS, severity=BLOCK, demand="coordinates are finite numbers"),
-    Rule(name="box_positive", table=ANNOTATIONS, severity=BLOCK, demand="width and height are positive"),
-    Rule(name="box_inside", table=ANNOTATIONS, severity=BLOCK, demand="the box is inside its image"),
-    Rule(
-        name="box_not_tiny", table=ANNOTATIONS, severity=WARN, demand="the box is large enough to learn from"
-    ),
-    Rule(
-        name="area_plausible",
-        table=ANNOTATIONS,
-        severity=WARN,
-        demand="the area is positive and fits the box",
-    ),
-    Rule(name="image_schema", table=IMAGES, severity=BLOCK, demand="values have COCO's types"),
-    Rule(name="image_complete", table=IMAGES, severity=BLOCK, demand="no value is missing"),
-    Rule(name="image_id_unique", table=IMAGES, severity=BLOCK, demand="ids of images differ"),
-    Rule(name="image_decodes", table=IMAGES, severity=BLOCK, demand="the file is there and decodes"),
-    Rule(name="image_size_recorded", table=IMAGES, severity=BLOCK, demand="its size is the annotated one"),
-    Rule(name="image_as_written", table=IMAGES, severity=BLOCK, demand="the file is the one in the manifest"),
-    Rule(name="image_in_one_split", table=IMAGES, severity=BLOCK, demand="no other split has the same image"),
-    Rule(name="image_unique", table=IMAGES, severity=WARN, demand="its split has the image once"),
-    Rule(name="class_has_instances", table=CLASSES, severity=WARN, demand="training shows it often enough"),
+    _rule("annotation_schema", ANNOTATIONS, BLOCK, "values have COCO's types", "malformed"),
+    _rule("annotation_complete", ANNOTATIONS, BLOCK, "no value is missing"),
+    _rule("annotation_id_unique", ANNOTATIONS, BLOCK, "ids of annotations differ"),
+    _rule("annotation_image_known", ANNOTATIONS, BLOCK, "its image is listed"),
+    _rule("annotation_class_known", ANNOTATIONS, BLOCK, "its category is listed", "category_id"),
+    _rule("annotation_unique", ANNOTATIONS, WARN, "no two of a class cover the same place", "twin_iou"),
+    _rule("box_finite", ANNOTATIONS, BLOCK, "coordinates are finite numbers"),
+    _rule("box_positive", ANNOTATIONS, BLOCK, "width and height are positive"),
+    _rule("box_inside", ANNOTATIONS, BLOCK, "the box is inside its image", "beyond_image"),
+    _rule("box_not_tiny", ANNOTATIONS, WARN, "the box is large enough to learn from"),
+    _rule("area_plausible", ANNOTATIONS, WARN, "the area is positive and fits the box", "area_share"),
+    _rule("polygon_valid", ANNOTATIONS, WARN, "outlines have three points and an area", "polygon"),
+    _rule("image_schema", IMAGES, BLOCK, "values have COCO's types", "malformed"),
+    _rule("image_complete", IMAGES, BLOCK, "no value is missing"),
+    _rule("image_id_unique", IMAGES, BLOCK, "ids of images differ"),
+    _rule("image_decodes", IMAGES, BLOCK, "the file is there and decodes", "problem"),
+    _rule("image_size_recorded", IMAGES, BLOCK, "its size is the annotated one"),
+    _rule("image_as_written", IMAGES, BLOCK, "the file is the one in the manifest"),
+    _rule("image_upright", IMAGES, WARN, "no tag turns it for some readers only", "orientation"),
+    _rule("image_in_one_split", IMAGES, BLOCK, "no other split has the same image", "sha256"),
+    _rule("image_unique", IMAGES, WARN, "its split has the image once", "sha256"),
+    _rule("image_looks_in_one_split", IMAGES, BLOCK, "no other split has an image like it", "looks_like"),
+    _rule("image_looks_unique", IMAGES, WARN, "its split has no other image like it", "looks_like"),
+    _rule("class_has_instances", CLASSES, WARN, "the split shows it often enough", "instances"),
+    _rule("class_balanced", CLASSES, WARN, "it is not too rare beside the largest class", "times_rarer"),
+    _rule("split_labelled", SPLITS, WARN, "few images are without boxes", "unlabelled"),
+    _rule("split_classes_alike", SPLITS, WARN, "its class shares are like training's", "class_distance"),
+    _rule("split_sizes_alike", SPLITS, WARN, "its box sizes are like training's", "size_distance"),
+    _rule("drift_small", DRIFT, WARN, "training data are like those of the champion", "distance"),
 )
 RULE_NAMES = tuple(rule.name for rule in RULES)

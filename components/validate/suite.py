@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.validate.config import ValidateConfig
-from components.validate.rules import ANNOTATIONS, BLOCK, CLASSES, IMAGES, OFF, RULES, TABLES, Rule
+from components.validate.rules import (
+    ANNOTATIONS,
+    BLOCK,
+    CLASSES,
+    DRIFT,
+    IMAGES,
+    OFF,
+    RULES,
+    SPLITS,
+    TABLES,
+    Rule,
+)
 from components.validate.tables import Tables
 
 if TYPE_CHECKING:
@@ -25,12 +36,16 @@ _REQUIRED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a rule: ``rows`` of its table break it. ``note`` says why it could not be checked."""
+    """What came of a rule: ``rows`` of its table break it.
+
+    ``note`` says why the check itself failed, ``skipped`` why there was nothing to check.
+    """
 
     rule: Rule
     severity: str
     rows: tuple[int, ...]
     note: str = ""
+    skipped: str = ""
 
     @property
     def success(self) -> bool:
@@ -39,7 +54,7 @@ class Outcome:
 
     @property
     def blocks(self) -> bool:
-        """Whether the rule stops the pipeline."""
+        """Whether the rule stops the pipeline, if nothing is set aside."""
         return not self.success and self.severity == BLOCK
 
 
@@ -56,19 +71,28 @@ def check(tables: Tables, category_ids: tuple[int, ...], config: ValidateConfig,
     severities = {rule.name: config.severity.get(rule.name, rule.severity) for rule in RULES}
     broken: dict[str, tuple[set[int], str]] = {}
     for table in TABLES:
-        frame: pd.DataFrame = getattr(tables, table)
+        frame = tables.frame(table)
         expectations = _expectations(table, tuple(frame.columns), category_ids, config)
         active = {name: found for name, found in expectations.items() if severities[name] != OFF}
         if active and len(frame):
             results = _validate(context, source, table, (frame, _with_meta(active, severities)))
             broken |= _by_rule(results)
     context.build_data_docs(site_names=[_SITE])
-    return [
-        Outcome(rule=rule, severity=severities[rule.name], rows=tuple(sorted(rows)), note=note)
-        for rule in RULES
-        if severities[rule.name] != OFF
-        for rows, note in [broken.get(rule.name, (set(), ""))]
-    ]
+    outcomes = []
+    for rule in RULES:
+        if severities[rule.name] != OFF:
+            rows, note = broken.get(rule.name, (set(), ""))
+            skipped = tables.reference if rule.table == DRIFT and not len(tables.drift) else ""
+            outcomes.append(
+                Outcome(
+                    rule=rule,
+                    severity=severities[rule.name],
+                    rows=tuple(sorted(rows)),
+                    note=note,
+                    skipped=skipped,
+                )
+            )
+    return outcomes
 
 
 def _site(folder: Path) -> dict[str, Any]:
@@ -87,8 +111,17 @@ def _expectations(
     import great_expectations.expectations as gxe
 
     if table == CLASSES:
-        enough = gxe.ExpectColumnValuesToBeBetween(column="train_instances", min_value=config.min_instances)
-        return {"class_has_instances": [enough]}
+        return _of_classes(config)
+    if table == SPLITS:
+        between = gxe.ExpectColumnValuesToBeBetween
+        return {
+            "split_labelled": [between(column="unlabelled", max_value=config.max_unlabelled)],
+            "split_classes_alike": [between(column="class_distance", max_value=config.max_split_distance)],
+            "split_sizes_alike": [between(column="size_distance", max_value=config.max_split_distance)],
+        }
+    if table == DRIFT:
+        at_most = gxe.ExpectColumnPairValuesAToBeGreaterThanB
+        return {"drift_small": [at_most(column_A="threshold", column_B="distance", or_equal=True)]}
     kind = "annotation" if table == ANNOTATIONS else "image"
     shared = {
         f"{kind}_schema": [
@@ -101,37 +134,52 @@ def _expectations(
     return shared | (_of_annotations(category_ids, config) if table == ANNOTATIONS else _of_images())
 
 
+def _of_classes(config: ValidateConfig) -> dict[str, list[Any]]:
+    import great_expectations.expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
+
+    enough = [
+        gxe.ExpectColumnValuesToBeBetween(
+            column="instances", min_value=count, row_condition=Column("split") == split
+        )
+        for split, count in config.min_instances.items()
+    ]
+    rare = gxe.ExpectColumnValuesToBeBetween(column="times_rarer", max_value=config.max_times_rarer)
+    return {"class_has_instances": enough, "class_balanced": [rare]}
+
+
 def _of_annotations(category_ids: tuple[int, ...], config: ValidateConfig) -> dict[str, list[Any]]:
     import great_expectations.expectations as gxe
 
     between = gxe.ExpectColumnValuesToBeBetween
-    same = ["image_id", "category_id", "x", "y", "w", "h"]
+    one_of = gxe.ExpectColumnValuesToBeInSet
     return {
-        "annotation_image_known": [gxe.ExpectColumnValuesToBeInSet(column="image_known", value_set=[True])],
-        "annotation_class_known": [
-            gxe.ExpectColumnValuesToBeInSet(column="category_id", value_set=list(category_ids))
-        ],
-        "annotation_unique": [
-            # Two annotations without a box are not the same one.
-            gxe.ExpectCompoundColumnsToBeUnique(column_list=same, ignore_row_if="any_value_is_missing")
-        ],
-        "box_finite": [gxe.ExpectColumnValuesToBeInSet(column="finite", value_set=[True])],
+        "annotation_image_known": [one_of(column="image_known", value_set=[True])],
+        "annotation_class_known": [one_of(column="category_id", value_set=list(category_ids))],
+        "annotation_unique": [between(column="twin_iou", max_value=config.duplicate_iou, strict_max=True)],
+        "box_finite": [one_of(column="finite", value_set=[True])],
         "box_positive": [between(column="shorter_side", min_value=0, strict_min=True)],
         "box_inside": [between(column="beyond_image", max_value=config.box_tolerance)],
         "box_not_tiny": [between(column="shorter_side", min_value=config.min_box_side)],
         "area_plausible": [between(column="area_share", min_value=0, strict_min=True, max_value=_AREA_SLACK)],
+        "polygon_valid": [one_of(column="polygon", value_set=[""])],
     }
 
 
 def _of_images() -> dict[str, list[Any]]:
     import great_expectations.expectations as gxe
 
+    between = gxe.ExpectColumnValuesToBeBetween
+    one_of = gxe.ExpectColumnValuesToBeInSet
     return {
-        "image_decodes": [gxe.ExpectColumnValuesToBeInSet(column="problem", value_set=[""])],
-        "image_size_recorded": [gxe.ExpectColumnValuesToBeInSet(column="size_matches", value_set=[True])],
-        "image_as_written": [gxe.ExpectColumnValuesToBeInSet(column="as_written", value_set=[True])],
-        "image_in_one_split": [gxe.ExpectColumnValuesToBeBetween(column="splits_with_it", max_value=1)],
-        "image_unique": [gxe.ExpectColumnValuesToBeBetween(column="times_in_split", max_value=1)],
+        "image_decodes": [one_of(column="problem", value_set=[""])],
+        "image_size_recorded": [one_of(column="size_matches", value_set=[True])],
+        "image_as_written": [one_of(column="as_written", value_set=[True])],
+        "image_upright": [one_of(column="orientation", value_set=[1])],
+        "image_in_one_split": [between(column="splits_with_it", max_value=1)],
+        "image_unique": [between(column="times_in_split", max_value=1)],
+        "image_looks_in_one_split": [one_of(column="like_elsewhere", value_set=[""])],
+        "image_looks_unique": [between(column="like_in_split", max_value=0)],
     }
 
 

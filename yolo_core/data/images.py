@@ -24,6 +24,7 @@ _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND"
 _FORMATS = ("JPEG", "PNG")
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 def read_image(path: Path) -> Pixels:
@@ -65,6 +66,18 @@ def probe_size(content: bytes, name: str) -> tuple[int, int]:
         raise DataError(f"{name} has too many pixels; cut it into smaller images") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise DataError(f"{name} is not a JPEG or PNG image; convert or remove the file") from None
+
+
+def probe_orientation(content: bytes) -> int:
+    """Return the EXIF orientation of JPEG or PNG bytes: 1 upright, 2 to 8 turned or mirrored when shown."""
+    if b"Exif" not in content and b"eXIf" not in content:
+        return 1
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as header:
+            found = header.getexif().get(_ORIENTATION, 1)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        return 1
+    return found if found in range(2, 9) else 1
 
 
 def _is_cut_off(content: bytes) -> bool:

@@ -115,7 +115,8 @@ class Evaluation:
 
     def coco(self) -> CocoMetrics:
         """Evaluate the detections officially; those of a whole split."""
-        return coco_evaluate(self.dataset.annotation_file(self.split), self.detections)
+        file = self.dataset.annotation_file(self.split)
+        return coco_evaluate(file, self.detections, self.dataset.excluded)
 
 
 def evaluate(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_core.data.quarantine import without
 from yolo_core.errors import DataError
 
 
@@ -36,8 +37,12 @@ class CocoMetrics:
 _FIELDS = tuple(CocoMetrics.__dataclass_fields__)
 
 
-def coco_evaluate(annotation_file: Path, detections: Sequence[Mapping[str, Any]]) -> CocoMetrics:
+def coco_evaluate(
+    annotation_file: Path, detections: Sequence[Mapping[str, Any]], excluded: Collection[str] = ()
+) -> CocoMetrics:
     """Evaluate COCO result dictionaries (image_id, category_id, bbox as x, y, w, h in pixels, score).
+
+    ``excluded`` are images that do not count, as paths in the dataset folder.
 
     Without any detection the figures are 0; with no truth either they are -1.
 
@@ -47,7 +52,7 @@ def coco_evaluate(annotation_file: Path, detections: Sequence[Mapping[str, Any]]
     from faster_coco_eval import COCO, COCOeval_faster
 
     try:
-        truth_data = json.loads(annotation_file.read_bytes())
+        truth_data = without(json.loads(annotation_file.read_bytes()), excluded)
         known = {image["id"] for image in truth_data["images"]}
     except OSError as error:
         raise DataError(f"{annotation_file} cannot be read: {error.strerror}") from None

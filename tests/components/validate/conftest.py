@@ -21,6 +21,20 @@ from components.workspace import Workspace
 from yolo_core.data.coco import class_table, write_dataset
 from yolo_core.errors import GateError
 
+LIMITS: dict[str, Any] = {
+    "box_tolerance": 1.0,
+    "min_box_side": 2.0,
+    "duplicate_iou": 0.95,
+    "near_duplicate_bits": 4,
+    "min_instances": {"train": 1},
+    "max_times_rarer": 100.0,
+    "max_unlabelled": 0.2,
+    "max_split_distance": 0.5,
+    "max_drift": {"classes": 0.2, "box_sizes": 0.2, "brightness": 0.3},
+    "champion": "auto",
+    "drop_budget": 0.0,
+    "severity": {},
+}
 SIZES = BuiltinConfig(train_images=12, val_images=3, test_images=3)
 
 
@@ -74,7 +88,7 @@ class Bench:
 
     def validate(self, **changes: Any) -> Validated:
         """Run the stage and keep its error."""
-        config = {"box_tolerance": 1.0, "min_box_side": 2.0, "min_instances": 1, "severity": {}, **changes}
+        config = {**LIMITS, **changes}
         job = Job(
             stage="validate",
             variant=None,

@@ -242,9 +242,9 @@ def test_a_class_that_training_hardly_shows(bench: Bench) -> None:
     bench.edit(crowd)
     done = bench.validate()
     assert done.error is None
-    assert done.rule("class_has_instances")["classes"] == ["3"]
-    assert bench.validate(min_instances=0).broken == set()
-    assert bench.validate(min_instances=10**6).rule("class_has_instances")["failed"] == 10
+    assert done.rule("class_has_instances")["classes"] == ["3 in train"]
+    assert bench.validate(min_instances={"train": 0}).broken == set()
+    assert bench.validate(min_instances={"val": 10**6}).rule("class_has_instances")["failed"] == 10
 
 
 def test_severity_can_be_changed(bench: Bench) -> None:
@@ -257,6 +257,9 @@ def test_severity_can_be_changed(bench: Bench) -> None:
     assert off.error is not None and "box_not_tiny" in str(off.error)
 
 
-def test_a_split_without_boxes_is_no_fault(bench: Bench) -> None:
+def test_a_split_without_boxes_only_warns(bench: Bench) -> None:
     bench.edit(lambda content: content["annotations"].clear(), "test")
-    assert bench.validate().broken == set()
+    done = bench.validate()
+    assert done.error is None
+    assert done.broken == {"split_labelled"}
+    assert done.rule("split_labelled")["splits"] == ["test 1.00"]

@@ -12,6 +12,7 @@ import pytest
 
 from components.dataset.config import BuiltinConfig, DatasetConfig
 from components.dataset.work import materialise
+from yolo_core.data.coco import open_dataset
 
 from .conftest import Bench, Validated
 
@@ -49,10 +50,12 @@ def stage(launch: Launch, workspace: Path, bench: Bench) -> Callable[..., Any]:
 
 
 def test_a_good_dataset_passes_and_is_tracked(stage: Callable[..., Any], workspace: Path) -> None:
-    done = stage()
+    few = [f"--set=validate.min_instances.{split}=0" for split in ("val", "test")]
+    done = stage(*few, "--set=validate.max_split_distance=0.5")
     assert done.code == 0, done.err
     assert done.result["result"] == {
         "success": True,
+        "quarantined": 0,
         "images": 18,
         "annotations": json.loads((workspace / "reports" / "validation.json").read_text())["annotations"],
         "warnings": [],
@@ -64,7 +67,8 @@ def test_a_good_dataset_passes_and_is_tracked(stage: Callable[..., Any], workspa
     assert tags == {"validation": "passed"}
     assert metrics["failed_box_inside"] == 0
     names = {path.name for path in (workspace / "mlartifacts").rglob("*.*")}
-    assert {"validation.json", "offenders.csv", "index.html"} <= names
+    reports = {"summary.html", "statistics.json", "offenders.csv"}
+    assert {"validation.json", "index.html"} | reports <= names
 
 
 def test_a_bad_dataset_ends_with_1_and_leaves_its_reports(
@@ -98,11 +102,18 @@ def test_without_a_dataset_it_is_wrong_usage(launch: Launch, workspace: Path) ->
     assert "python -m components dataset" in done.complaint
 
 
-def test_bccd_passes_and_its_two_dots_are_shown(assets: Path, tmp_path: Path) -> None:
+def test_bccd_passes_without_the_image_that_two_splits_share(assets: Path, tmp_path: Path) -> None:
     real(assets / "bccd_voc", tmp_path / "data" / "dataset")
-    done: Validated = Bench(tmp_path).validate()
-    assert done.error is None
-    assert done.broken == {"box_not_tiny"}
+    done: Validated = Bench(tmp_path).validate(drop_budget=1.0)
+    assert done.error is None and done.result is not None
+    assert done.result["quarantined"] == 1
+    assert done.broken == {"box_not_tiny", "image_looks_in_one_split"}
+    dataset = open_dataset(tmp_path / "data" / "dataset")
+    shared = {"images/train/BloodImage_00038.jpg", "images/test/BloodImage_00037.jpg"}
+    assert set(done.rule("image_looks_in_one_split")["files"]) == shared
+    assert dataset.excluded == {"images/train/BloodImage_00038.jpg"}  # the test's stays
+    assert len(dataset.samples("train")) == dataset.splits["train"].images - 1
+    assert len(dataset.samples("test")) == dataset.splits["test"].images
     assert done.rule("box_not_tiny")["files"] == [
         "images/train/BloodImage_00343.jpg",
         "images/val/BloodImage_00338.jpg",
@@ -116,5 +127,5 @@ def test_coco128_passes_once_its_shared_split_is_accepted(assets: Path, tmp_path
     assert done.rule("image_in_one_split")["failed"] == 256
     accepted = Bench(tmp_path).validate(severity={"image_in_one_split": "warn"})
     assert accepted.error is None
-    assert accepted.broken == {"image_in_one_split", "box_not_tiny", "class_has_instances"}
+    assert accepted.broken == {"image_in_one_split", "box_not_tiny", "class_has_instances", "class_balanced"}
     assert len(accepted.rule("class_has_instances")["classes"]) == 9
