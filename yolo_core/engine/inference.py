@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from yolo_core.engine.precision import to_floats
 from yolo_core.metrics.nms import NmsSettings, non_max_suppression
 
 # (B, 3, h, w) in 0..1 -> (B, N, 5 + nc), tensor or array: a model in evaluation mode, or an exported one.
@@ -109,14 +110,14 @@ def running(model: Predictor, settings: EvalSettings) -> Iterator[Callable[[Tens
     """
     device = torch.device(settings.device)
     module = model if isinstance(model, nn.Module) else None
+    # Convolutions run faster in channels_last order; other runtimes want plain arrays.
+    layout = torch.contiguous_format if module is None else torch.channels_last
     was_training = module is not None and module.training
     dtype = _DTYPES[settings.precision]
 
     def run(images: Tensor) -> BatchOutput:
         began = time.perf_counter()
-        scaled = images.to(device, non_blocking=True).float().div_(255)
-        if module is not None:  # convolutions run faster in this layout
-            scaled = scaled.contiguous(memory_format=torch.channels_last)
+        scaled = to_floats(images, device, layout)
         converted = _now(device)
         with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
             predictions = torch.as_tensor(model(scaled))

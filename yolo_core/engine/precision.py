@@ -1,4 +1,4 @@
-"""In which number format a training computes: chosen for the device, or as asked."""
+"""In which number format a model computes: chosen for the device, or as asked; and images in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from yolo_core.errors import UsageError
 
@@ -25,6 +26,18 @@ class Precision:
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
+
+
+def to_floats(
+    images: Tensor, device: torch.device, layout: torch.memory_format = torch.channels_last
+) -> Tensor:
+    """Bring uint8 images (B, 3, H, W) to a device as float32 in 0..1, in a memory layout.
+
+    They travel and change their layout as bytes, a quarter of the floats' size; a copy from pinned memory
+    does not wait for the device.
+    """
+    moved = images.to(device, non_blocking=True).contiguous(memory_format=layout)
+    return moved.float().div_(255)
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:

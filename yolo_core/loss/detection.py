@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,31 @@ class LossParts(NamedTuple):
     classification: Tensor
 
 
+class _Picked(torch.autograd.Function):
+    """A level's matched rows and its objectness, float32; their gradient is written once, in its layout.
+
+    Indexing gives the same figures, but each use fills a gradient of the level's whole size, adds it to the
+    last and turns it back into the layout of the convolution: 6 % of a training step on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, level: Tensor, *cells: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, A, H, W, 5 + nc) and four (n,) indices -> (n, 5 + nc), (B, A, H, W)."""
+        ctx.save_for_backward(*cells)
+        ctx.layout = level.shape, level.stride(), level.dtype
+        return level[cells].float(), level[..., 4].float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of both outputs -> that of the level; rows picked several times add up."""
+        rows, objectness = gradients
+        shape, strides, dtype = ctx.layout
+        gradient = torch.empty_strided(shape, strides, dtype=dtype, device=rows.device).zero_()
+        gradient[..., 4] = objectness
+        gradient.index_put_(ctx.saved_tensors, rows.to(dtype), accumulate=True)
+        return gradient, None, None, None, None
+
+
 class DetectionLoss:
     """Compares a model's raw levels with the ground truth.
 
@@ -108,9 +133,11 @@ class DetectionLoss:
     def _compute(self, raw: list[Tensor], targets: Tensor) -> LossParts:
         grids = [(level.shape[2], level.shape[3]) for level in raw]
         matches = assign_targets(targets, self._head.anchors, grids, self.gains.anchor_t)
-        answers = torch.cat(
-            [level[m.image, m.anchor, m.row, m.column].float() for level, m in zip(raw, matches, strict=True)]
-        )
+        picked = [
+            _Picked.apply(level, m.image, m.anchor, m.row, m.column)
+            for level, m in zip(raw, matches, strict=True)
+        ]
+        answers = torch.cat([rows for rows, _ in picked])
         # Each level's terms are means over its own matches: a row weighs 1 / (matches of its level).
         counts = [len(m) for m in matches]
         weights = torch.cat([answers.new_full((n,), 1 / max(n, 1)) for n in counts])
@@ -119,7 +146,7 @@ class DetectionLoss:
         box = ((1 - overlap) * weights).sum() * self.gains.box
         classification = self._classification(answers, matches, weights) * self.gains.cls
         aims = torch.split(overlap.detach().clamp(min=0), counts)
-        objectness = self._objectness(raw, matches, aims) * self.gains.obj
+        objectness = self._objectness([scores for _, scores in picked], matches, aims) * self.gains.obj
 
         total = (box + objectness + classification) * raw[0].shape[0]
         return LossParts(total, box.detach(), objectness.detach(), classification.detach())
@@ -142,11 +169,10 @@ class DetectionLoss:
         aims.scatter_(1, torch.cat([m.category for m in matches])[:, None], 1 - eps / 2)
         return (self._cross_entropy(scores, aims, self.gains.cls_pw).mean(1) * weights).sum()
 
-    def _objectness(self, raw: list[Tensor], matches: list[Matches], aims: tuple[Tensor, ...]) -> Tensor:
-        """Mean cross-entropy over all cells against the overlap in matched cells, 0 elsewhere."""
-        total = raw[0].new_zeros((), dtype=torch.float32)
-        for level, m, aim, balance in zip(raw, matches, aims, self._balance, strict=True):
-            scores = level[..., 4].float()
+    def _objectness(self, levels: list[Tensor], matches: list[Matches], aims: tuple[Tensor, ...]) -> Tensor:
+        """Mean cross-entropy over (B, A, H, W) cells against the overlap in matched cells, 0 elsewhere."""
+        total = levels[0].new_zeros(())
+        for scores, m, aim, balance in zip(levels, matches, aims, self._balance, strict=True):
             _, anchors, height, width = scores.shape
             cell = ((m.image * anchors + m.anchor) * height + m.row) * width + m.column
             wanted = _scatter_last(cell, aim, scores.numel()).view(scores.shape)

@@ -296,3 +296,27 @@ def test_pos_weight_is_that_of_pytorch(model: DetectionModel) -> None:
     ours = DetectionLoss(model, LossGains())._cross_entropy(scores, aims, 1.8)
     theirs = F.binary_cross_entropy_with_logits(scores, aims, pos_weight=torch.tensor(1.8), reduction="none")
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_comes_in_the_layout_of_the_head(
+    model: DetectionModel, targets: Tensor, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(3)
+    outs = [
+        torch.randn(2, 30, SIZE // s, SIZE // s, dtype=dtype).to(memory_format=torch.channels_last)
+        for s in (8, 16, 32)
+    ]
+    for out in outs:
+        out.requires_grad_()
+    raw = [out.view(2, 3, 10, *out.shape[2:]).permute(0, 1, 3, 4, 2) for out in outs]
+    DetectionLoss(model, LossGains())(raw, targets).total.backward()
+    plain = [level.detach().float().requires_grad_() for level in raw]
+    DetectionLoss(model, LossGains())([level * 1 for level in plain], targets).total.backward()
+    for out, level in zip(outs, plain, strict=True):
+        assert out.grad is not None and level.grad is not None
+        assert out.grad.is_contiguous(memory_format=torch.channels_last)
+        ours = out.grad.view(2, 3, 10, *out.shape[2:]).permute(0, 1, 3, 4, 2)
+        torch.testing.assert_close(
+            ours.float(), level.grad, rtol=0.02, atol=float(level.grad.abs().max()) / 100
+        )

@@ -14,6 +14,7 @@ from yolo_core.model.layers import (
     Concat,
     Conv,
     Focus,
+    concatenate,
     focus_weight_to_conv,
     fold_batch_norm,
 )
@@ -152,3 +153,17 @@ def test_concat_joins_channels() -> None:
     joined = Concat()(maps)
     assert joined.shape == (1, 6, 3, 3)
     assert joined[0, :, 0, 0].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_concatenation_has_dense_gradients_equal_to_those_of_cat(layout: torch.memory_format) -> None:
+    maps = [torch.randn(2, channels, 4, 5).contiguous(memory_format=layout) for channels in (3, 1, 6)]
+    weight = torch.randn(2, 10, 4, 5).contiguous(memory_format=layout)
+    ours = [part.clone().requires_grad_() for part in maps]
+    theirs = [part.clone().requires_grad_() for part in maps]
+    (concatenate(*ours) * weight).sum().backward()
+    (torch.cat(theirs, 1) * weight).sum().backward()
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.grad is not None and two.grad is not None
+        assert torch.equal(one.grad, two.grad)
+        assert one.grad.is_contiguous(memory_format=layout)
