@@ -21,6 +21,8 @@ from yolo_core.model.variants import Variant, get_variant
 Kind = Literal["conv", "c3", "sppf", "upsample", "concat", "detect"]
 Release = Literal["6.0", "5.0"]
 
+POOL_KERNEL = 5  # side of the max-pools of SPPF; of the smallest one of v5.0's SPP
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
@@ -61,7 +63,7 @@ def _neck(channels: int) -> Layer:
 
 
 def _sppf() -> Layer:
-    return Layer(kind="sppf", channels=1024, kernel=5)
+    return Layer(kind="sppf", channels=1024, kernel=POOL_KERNEL)
 
 
 def _up() -> Layer:
@@ -171,6 +173,22 @@ class DetectionModel(nn.Module):
     def stride(self) -> Tensor:
         """Pixels per cell of each level, fine to coarse: float32 (levels,), on the CPU."""
         return torch.tensor(self.detect.strides, dtype=torch.float32, device="cpu")
+
+    @property
+    def pool_kernel(self) -> int:
+        """Side of SPPF's max-pools, in cells; some weights of v5.0 were trained with others than 5."""
+        side = self._pooling.m.kernel_size
+        return side if isinstance(side, int) else side[0]
+
+    @pool_kernel.setter
+    def pool_kernel(self, kernel: int) -> None:
+        self._pooling.m = nn.MaxPool2d(kernel, stride=1, padding=kernel // 2)
+
+    @property
+    def _pooling(self) -> SPPF:
+        layer = self.model[pooling_index(get_variant(self.variant), self.release)]
+        assert isinstance(layer, SPPF)  # both graphs have one there
+        return layer
 
     @property
     def fused(self) -> bool:

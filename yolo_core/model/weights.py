@@ -16,25 +16,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from yolo_core.errors import CheckpointError
-from yolo_core.model.graph import DetectionModel, Release, create_model, pooling_index, scale_channels
-from yolo_core.model.layers import focus_weight_to_conv
-from yolo_core.model.unpickle import Inert, read_pickle
+from yolo_core.model.graph import (
+    POOL_KERNEL,
+    DetectionModel,
+    Release,
+    create_model,
+    pooling_index,
+    scale_channels,
+)
+from yolo_core.model.official import Checkpoint, read_official, translate
 from yolo_core.model.variants import VARIANTS, get_variant
 
 # The one key of our files' header; its value is JSON.
 _HEADER_KEY = "yolo_mlops"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
-    """The contents of a weights file.
-
-    ``state`` maps state-dict names to tensors (floating ones in float32); ``metadata`` is JSON-able and
-    holds what the file says of itself, of which ``names`` and ``variant`` may be missing.
-    """
-
-    state: dict[str, Tensor]
-    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,32 +42,16 @@ class MatchReport:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a ``.safetensors`` file of ours, or a ``.pt`` file of release v5.0, v6.0 or later.
 
-    A ``.pt`` is read without executing anything (see `yolo_core.model.unpickle`). The Focus stem of v5.0
-    becomes the strided convolution that equals it.
+    Floating entries come in float32, and layers of v5.0 as those of v6.0 that equal them; see
+    `yolo_core.model.official`.
 
     Raises:
-        CheckpointError: missing, damaged, unsafe, or without a model in it.
+        CheckpointError: missing, damaged, unsafe, without a model in it, or with layers that v6.0 cannot
+            express.
     """
     path = Path(path)
-    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_official(path)
-    state = {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in checkpoint.state.items()
-        if not name.endswith(".anchor_grid")  # v6.0 kept it beside `anchors`; it is their multiple
-    }
-    return Checkpoint(state=convert_focus_stem(state), metadata=checkpoint.metadata)
-
-
-def convert_focus_stem(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the Focus stem of a v5.0 state dict into a strided Conv; another state dict is only copied."""
-    stem = "model.0.conv.conv.weight"
-    converted = {
-        name.replace("model.0.conv.", "model.0.", 1) if stem in state else name: value
-        for name, value in state.items()
-    }
-    if stem in state:
-        converted["model.0.conv.weight"] = focus_weight_to_conv(state[stem])
-    return converted
+    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else read_official(path)
+    return Checkpoint(state=translate(checkpoint.state, path), metadata=checkpoint.metadata)
 
 
 def load_checkpoint(path: str | Path, *, variant: str | None = None) -> DetectionModel:
@@ -98,6 +76,7 @@ def load_checkpoint(path: str | Path, *, variant: str | None = None) -> Detectio
         model = create_model(found, num_classes, names=names, release=release)
     _check_entries(model, checkpoint.state, path)
     model.load_state_dict(checkpoint.state, assign=True)
+    model.pool_kernel = _pool_kernel(checkpoint.metadata, path)
     model.metadata = {**checkpoint.metadata, **describe(model)}
     return model.eval()
 
@@ -106,12 +85,15 @@ def load_matching(model: DetectionModel, path: str | Path) -> MatchReport:
     """Take over every entry whose name and shape match, for fine-tuning; the others stay as they are.
 
     A head for another number of classes is left at birth. The checkpoint's anchors are taken over with
-    the weights that were trained for them.
+    the weights that were trained for them. Where v5.0 and v6.0 have pooling and the backbone's last C3 in
+    another order, each takes the weights of its like.
 
     Raises:
         CheckpointError: unreadable or unsafe, or it shares no convolution with the model.
     """
     state = read_checkpoint(path).state
+    if _infer_release(state, model.variant) != model.release:
+        state = _swap_pooling(state, model.variant)
     own = model.state_dict()
     matching = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
     if not any(own[name].ndim == 4 for name in matching):
@@ -152,7 +134,7 @@ def save_checkpoint(model: DetectionModel, path: str | Path, metadata: Mapping[s
 
 
 def describe(model: DetectionModel) -> dict[str, Any]:
-    """What a model says of itself: variant, release, names, class count, strides, anchors in pixels."""
+    """What a model says of itself: variant, release, classes, strides, pools, anchors in pixels."""
     head = model.detect
     pixels = head.anchors.float().cpu() * model.stride.view(-1, 1, 1)
     return {
@@ -161,6 +143,7 @@ def describe(model: DetectionModel) -> dict[str, Any]:
         "names": list(model.names),
         "num_classes": model.num_classes,
         "stride": list(head.strides),
+        "pool_kernel": model.pool_kernel,
         "anchors": [[round(value, 4) for value in row] for row in pixels.flatten(1).tolist()],
     }
 
@@ -199,45 +182,6 @@ def _read_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(state=state, metadata=metadata)
 
 
-def _read_official(path: Path) -> Checkpoint:
-    """Read a ``.pt``: a training checkpoint (its EMA, if kept, else its model) or a bare state dict."""
-    content = read_pickle(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no dictionary with a model; it is not a detection checkpoint")
-    module = content.get("ema") or content.get("model")
-    if isinstance(module, Inert):
-        metadata = _official_metadata(module)
-        if isinstance(content.get("epoch"), int):
-            metadata["epoch"] = content["epoch"]
-        try:
-            return Checkpoint(state=_module_state(module, ""), metadata=metadata)
-        except RecursionError as error:  # a hostile file can put a module into itself
-            raise CheckpointError(f"{path} is damaged: its modules are nested without end") from error
-    if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        return Checkpoint(state=dict(content), metadata={})
-    raise CheckpointError(f"{path} holds neither a model nor a state dict")
-
-
-def _official_metadata(module: Inert) -> dict[str, Any]:
-    names = module.state.get("names")
-    if isinstance(names, dict):  # v6.2 and later number them
-        names = [names.get(index) for index in range(len(names))]
-    return {"names": [str(name) for name in names]} if isinstance(names, list) else {}
-
-
-def _module_state(module: Inert, prefix: str) -> dict[str, Tensor]:
-    """Collect a module tree's parameters and buffers under the names a state dict gives them."""
-    state: dict[str, Tensor] = {}
-    for table in ("_parameters", "_buffers", "_modules"):
-        entries = module.state.get(table)
-        for name, value in entries.items() if isinstance(entries, dict) else ():
-            if isinstance(value, Tensor):
-                state[f"{prefix}{name}"] = value
-            elif isinstance(value, Inert):
-                state.update(_module_state(value, f"{prefix}{name}."))
-    return state
-
-
 def _infer_variant(state: Mapping[str, Tensor], path: str | Path) -> str:
     """Find the variant by the stem's channels and the number of levels."""
     stem, levels = state.get("model.0.conv.weight"), _head_anchors(state)
@@ -252,9 +196,22 @@ def _infer_variant(state: Mapping[str, Tensor], path: str | Path) -> str:
 
 
 def _infer_release(state: Mapping[str, Tensor], variant: str) -> Release:
-    """v5.0 has its pooling, which lacks the third Conv of a C3, one layer earlier."""
-    early = pooling_index(get_variant(variant), "5.0")
-    return "6.0" if f"model.{early}.cv3.conv.weight" in state else "5.0"
+    """v5.0 has the backbone's last C3, known by its third Conv, where v6.0 has the pooling."""
+    late = pooling_index(get_variant(variant), "6.0")
+    return "5.0" if f"model.{late}.cv3.conv.weight" in state else "6.0"
+
+
+def _swap_pooling(state: Mapping[str, Tensor], variant: str) -> dict[str, Tensor]:
+    """Give the pooling and the C3 beside it each other's index, as between v5.0 and v6.0."""
+    early, late = (f"model.{pooling_index(get_variant(variant), release)}." for release in ("5.0", "6.0"))
+    swapped = {}
+    for name, value in state.items():
+        for old, new in ((early, late), (late, early)):
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+                break
+        swapped[name] = value
+    return swapped
 
 
 def _head_anchors(state: Mapping[str, Tensor]) -> Tensor | None:
@@ -277,6 +234,13 @@ def _class_names(metadata: Mapping[str, Any], num_classes: int, path: str | Path
     if len(names) != num_classes:
         raise CheckpointError(f"{path} has {len(names)} class names for {num_classes} classes; it is damaged")
     return names
+
+
+def _pool_kernel(metadata: Mapping[str, Any], path: str | Path) -> int:
+    kernel = metadata.get("pool_kernel", POOL_KERNEL)
+    if not isinstance(kernel, int) or kernel not in range(1, 32, 2):
+        raise CheckpointError(f"{path} says that its max-pools have sides of {kernel!r}; it is damaged")
+    return kernel
 
 
 def _check_entries(model: DetectionModel, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -17,10 +17,8 @@ from yolo_core.metrics.boxes import pairwise_iou, xywh_to_xyxy
 from yolo_core.metrics.nms import NmsSettings, non_max_suppression
 from yolo_core.model import weights
 from yolo_core.model.graph import DetectionModel, create_model
-from yolo_core.model.layers import SPP, SPPF, Focus
 from yolo_core.model.unpickle import read_pickle
 from yolo_core.model.weights import (
-    convert_focus_stem,
     describe,
     load_checkpoint,
     load_matching,
@@ -265,6 +263,8 @@ def test_foreign_entries_are_named(change: Change, message: str, saved: Path) ->
         ('{"names": 3}', "list of class names"),
         ('{"names": [1, 2, 3]}', "list of class names"),
         ('{"names": ["a"]}', "1 class names for 3 classes"),
+        ('{"names": ["a", "b", "c"], "pool_kernel": 4}', "max-pools have sides of 4"),
+        ('{"names": ["a", "b", "c"], "pool_kernel": "5"}', "max-pools have sides of '5'"),
     ],
 )
 def test_damaged_header(header: str, message: str, saved: Path) -> None:
@@ -289,53 +289,6 @@ def test_torch_file_without_a_model(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"x\.pt holds"):
         load_checkpoint(tmp_path / "x.pt")
-
-
-def test_module_inside_itself(tmp_path: Path) -> None:
-    module = torch.nn.Sequential(torch.nn.SiLU())
-    module._modules["self"] = module
-    torch.save({"model": module}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="nested without end"):
-        load_checkpoint(tmp_path / "x.pt")
-
-
-# Checkpoints of v5.0
-
-
-def as_v5(model: DetectionModel) -> tuple[dict[str, Tensor], Focus]:
-    """The model's weights as v5.0 named them, under a Focus stem of its own."""
-    stem = Focus(3, 16).eval()
-    state = {name: v for name, v in model.state_dict().items() if not name.startswith("model.0.")}
-    state.update({f"model.0.{name}": value for name, value in stem.state_dict().items()})
-    return state, stem
-
-
-def test_v5_0_checkpoint(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    new = create_model("yolov5n", 3, release="5.0").eval()
-    state, stem = as_v5(new)
-    torch.save(state, tmp_path / "old.pt")
-    read = load_checkpoint(tmp_path / "old.pt")
-    assert (read.release, read.variant) == ("5.0", "yolov5n")
-
-    # The same network in the old layers: Focus and SPP.
-    assert isinstance(new.model[8], SPPF)
-    pools = SPP(256, 256).eval()
-    pools.load_state_dict(new.model[8].state_dict())
-    new.model[0], new.model[8] = stem, pools
-    images = torch.rand(1, 3, 64, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(read(images), new(images), atol=1e-3, rtol=1e-5)
-
-    save_checkpoint(read, tmp_path / "old.safetensors", {})
-    again = load_checkpoint(tmp_path / "old.safetensors")
-    assert again.release == "5.0"
-    assert_same_state(again.state_dict(), read.state_dict())
-
-
-def test_state_without_focus_is_only_copied(model: DetectionModel) -> None:
-    state = model.state_dict()
-    assert_same_state(convert_focus_stem(state), state)
 
 
 # Fine-tuning
