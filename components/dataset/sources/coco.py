@@ -6,24 +6,22 @@ Category ids are kept. A run-length mask of a single object becomes its outlines
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.dataset.pictures import PictureFacts, as_annotated, examine
-from components.dataset.sources.masks import outlines
+from components.dataset.sources.coco_boxes import Record, is_id, read_box
+from components.dataset.sources.files import LEAVES, Fence, unlisted
 from components.dataset.sources.names import split_of
 from components.dataset.sources.source import Faults, Layout, Source
-from yolo_core.data.coco import SPLITS, ClassTable, SourceBox, SourceImage, class_table
+from yolo_core.data.coco import SPLITS, ClassTable, SourceImage, class_table
 from yolo_core.errors import DataError, UsageError
 
 # Other files that COCO ships beside the instances.
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 _ROBOFLOW = "_annotations.coco.json"
-
-Record = Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -91,6 +89,7 @@ def read_coco(root: Path) -> Source:
             for split in splits.values()
             for number, fitting in split.fitting.items()
         },
+        unlisted=unlisted([path for split in splits.values() for path in split.files.values()], root),
     )
 
 
@@ -115,7 +114,9 @@ def _read_json(path: Path) -> Record:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # JSON and text decoding errors
-        raise DataError(f"{path} is not valid JSON ({error}); correct or copy it again") from None
+        raise DataError(f"{path} is not valid JSON ({error!s:.120}); correct or copy it again") from None
+    except RecursionError:
+        raise DataError(f"{path} nests lists or objects too deeply to be COCO") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(f"{path} lacks the list {key!r}, so it is not a COCO detection file")
@@ -128,10 +129,10 @@ def _read_classes(root: Path, contents: Mapping[Path, Record]) -> ClassTable:
     """Return the categories in the order of their ids; every file must have the same."""
     tables: dict[Path, dict[int, str]] = {}
     for path, content in contents.items():
-        pairs = [(item.get("id"), item.get("name")) for item in content["categories"]]
-        if not all(type(number) is int and isinstance(name, str) for number, name in pairs):
-            raise DataError(f"{path}: every category needs a whole number as id and a name")
-        tables[path] = {int(number): str(name) for number, name in pairs if number is not None}
+        pairs: list[tuple[Any, Any]] = [(item.get("id"), item.get("name")) for item in content["categories"]]
+        if not all(is_id(number) and isinstance(name, str) and name for number, name in pairs):
+            raise DataError(f"{path}: every category needs a whole number from 0 on as id, and a name")
+        tables[path] = dict(pairs)
         if len(tables[path]) != len(pairs):
             raise DataError(f"{path} uses a category id twice")
     first = next(iter(tables))
@@ -148,24 +149,44 @@ def _open_split(root: Path, name: str, path: Path, content: Record, faults: Faul
     """Index a file's images and annotations, and find the image files."""
     images: dict[Any, Record] = {}
     for item in content["images"]:
-        if item.get("id") in images:
-            faults.add(path, f"image id {item.get('id')} comes twice")
-        images[item.get("id")] = item
-    annotations: dict[Any, list[Record]] = {number: [] for number in images}
-    for item in content["annotations"]:
-        if item.get("image_id") in annotations:
-            annotations[item["image_id"]].append(item)
+        number = item.get("id")
+        if not is_id(number):
+            faults.add(path, f"image id {number!r:.40} is not a whole number from 0 on")
+        elif number in images:
+            faults.add(path, f"image id {number} comes twice")
         else:
-            faults.add(path, f"annotation {item.get('id')} names image {item.get('image_id')}, not listed")
-    split = _Split(path=path, images=images, annotations=annotations, files={}, fitting={})
-    folders = _image_folders(root, name, path)
+            images[number] = item
+    split = _Split(
+        path=path, images=images, annotations={number: [] for number in images}, files={}, fitting={}
+    )
+    _index_annotations(split, content["annotations"], faults)
+    folders, fence = _image_folders(root, name, path), Fence(root=root)
     for number, item in images.items():
         found = _find_image(folders, item.get("file_name"))
-        if isinstance(found, Path):
+        if isinstance(found, Path) and fence.holds(found):
             split.files[number] = found
         else:
-            faults.add(path, f"image {number}: {found}")
+            faults.add(
+                path, f"image {number}: {f'{found.name} {LEAVES}' if isinstance(found, Path) else found}"
+            )
     return split
+
+
+def _index_annotations(split: _Split, annotations: Sequence[Record], faults: Faults) -> None:
+    """Give each image its annotations."""
+    seen: set[int] = set()
+    for item in annotations:
+        number: Any = item.get("id")
+        image: Any = item.get("image_id")
+        if not is_id(number):
+            faults.add(split.path, f"annotation id {number!r:.40} is not a whole number from 0 on")
+        elif number in seen:
+            faults.add(split.path, f"annotation id {number} comes twice")
+        elif not is_id(image) or image not in split.annotations:
+            faults.add(split.path, f"annotation {number} names image {image!r:.40}, not listed")
+        else:
+            seen.add(number)
+            split.annotations[image].append(item)
 
 
 def _image_folders(root: Path, split: str, path: Path) -> list[Path]:
@@ -181,11 +202,14 @@ def _find_image(folders: Sequence[Path], name: Any) -> Path | str:
     if not isinstance(name, str) or not name:
         return "has no file_name"
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or ":" in name.split("/")[0]:
-        return f"file_name {name!r} leaves its folder"
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    return f"file {name} is missing; looked in {', '.join(folder.name for folder in folders)}"
+        return f"file_name {name!r:.100} leaves its folder"
+    try:
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+    except OSError as error:
+        return f"file_name {name!r:.100} cannot be looked up ({error.strerror})"
+    return f"file {name!r:.100} is missing; looked in {', '.join(folder.name for folder in folders)}"
 
 
 def _fit_sizes(split: _Split, facts: Mapping[Path, PictureFacts], faults: Faults) -> None:
@@ -195,7 +219,10 @@ def _fit_sizes(split: _Split, facts: Mapping[Path, PictureFacts], faults: Faults
             continue
         item = split.images[number]
         said: Any = (item.get("width"), item.get("height"))
-        known = all(type(side) is int and side > 0 for side in said)
+        known = said != (None, None)
+        if known and not all(type(side) is int and side > 0 for side in said):
+            faults.add(split.path, f"image {number}: width and height {said!r:.60} are not whole numbers")
+            continue
         fitting = as_annotated(facts[file], said if known else None)
         if fitting is None:
             width, height = facts[file].upright
@@ -212,61 +239,17 @@ def _build(split: _Split, name: str, index_of: Mapping[int, int], faults: Faults
     # A canonical folder's names begin with the split; the writer adds it again.
     strip = bool(names) and all(text.startswith(prefix) for text in names.values())
     for number, file in split.files.items():
-        boxes = [
-            box
-            for item in split.annotations[number]
-            if (box := _read_box(item, split.path, index_of, faults)) is not None
-        ]
+        size = split.fitting[number].upright if number in split.fitting else None
+        boxes = []
+        for item in split.annotations[number]:
+            box = read_box(item, index_of, size)
+            if isinstance(box, str):
+                faults.add(split.path, f"annotation {item['id']} of image {number}: {box}")
+            else:
+                boxes.append(box)
         text = names[number].removeprefix(prefix) if strip else names[number]
         images.append(SourceImage(file_name=text, content=file, boxes=boxes))
     return sorted(images, key=lambda image: image.file_name)
-
-
-def _read_box(item: Record, path: Path, index_of: Mapping[int, int], faults: Faults) -> SourceBox | None:
-    """Return an annotation, or None after noting what is wrong with it."""
-    problem = _box_problem(item, index_of)
-    crowd = bool(item.get("iscrowd", 0))
-    segmentation = item.get("segmentation")
-    if problem is None and isinstance(segmentation, Mapping) and not crowd:
-        found = outlines(segmentation)
-        problem = None if found is not None else "its run-length mask cannot be read"
-        segmentation = found
-    elif problem is None and isinstance(segmentation, list):
-        problem = _polygon_problem(segmentation)
-    if problem is not None:
-        faults.add(path, f"annotation {item.get('id')} of image {item.get('image_id')}: {problem}")
-        return None
-    x, y, width, height = (float(value) for value in item["bbox"])
-    area: Any = item.get("area")
-    return SourceBox(
-        class_index=index_of[item["category_id"]],
-        box=(x, y, width, height),
-        crowd=crowd,
-        area=float(area) if _is_number(area) else None,
-        segmentation=segmentation,
-    )
-
-
-def _box_problem(item: Record, index_of: Mapping[int, int]) -> str | None:
-    if item.get("category_id") not in index_of:
-        return f"category {item.get('category_id')} is not listed"
-    box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        return f"bbox {box} is not four finite numbers"
-    if box[2] < 0 or box[3] < 0:
-        return f"negative size {box[2]:g} x {box[3]:g}"
-    return None
-
-
-def _polygon_problem(polygons: list[Any]) -> str | None:
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(_is_number, polygon)):
-            return "a polygon is not a list of finite x, y pairs"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 LAYOUT = Layout(

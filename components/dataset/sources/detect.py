@@ -14,7 +14,7 @@ from typing import Any
 
 from components.dataset import sources
 from components.dataset.sources.source import Layout, Source
-from yolo_core.errors import UsageError
+from yolo_core.errors import DataError, UsageError
 
 
 def read_source(root: Path, layout: str) -> Source:
@@ -27,7 +27,34 @@ def read_source(root: Path, layout: str) -> Source:
     if not root.is_dir():
         what = "is a file" if root.is_file() else "does not exist"
         raise UsageError(f"dataset.source {root} {what}; give 'builtin' or a COCO, YOLO or Pascal VOC folder")
-    return layouts()[detect_layout(root, layout)].read(root)
+    try:
+        source = layouts()[detect_layout(root, layout)].read(root)
+    except OSError as error:
+        raise DataError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise DataError(f"{root}: an annotation file nests lists or objects too deeply") from None
+    _check_text(source)
+    return source
+
+
+def _check_text(source: Source) -> None:
+    """Refuse names that no file of ours could hold: those that are not Unicode, or cannot be shown.
+
+    Raises:
+        DataError: there is one.
+    """
+    for name in source.classes.names:
+        if not name.isprintable() or not name.strip():
+            raise DataError(f"{source.root}: the class name {name!a} cannot be shown; rename the class")
+    for images in source.splits.values():
+        for image in images:
+            try:
+                image.file_name.encode()
+            except UnicodeEncodeError:
+                name = ascii(image.file_name)
+                raise DataError(
+                    f"{source.root}: the file name {name} is not in UTF-8; rename the file"
+                ) from None
 
 
 def detect_layout(root: Path, layout: str) -> str:

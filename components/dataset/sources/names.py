@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from components.dataset.sources.files import read_text
+
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -25,8 +27,8 @@ def split_of(text: str) -> str | None:
 
 
 def read_names(path: Path) -> list[str]:
-    """Read class names, one a line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    """Read class names, one a line; raises `DataError` if the file cannot be read."""
+    lines = read_text(path).splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -107,4 +107,5 @@ class Faults:
         listed = "; ".join(self.found[:SHOWN])
         more = f"; and {count - SHOWN} more" if count > SHOWN else ""
         noun = "fault" if count == 1 else "faults"
-        raise DataError(f"{count} {noun} in {self.root}; correct the data and run again:\n{listed}{more}")
+        text = f"{count} {noun} in {self.root}; correct the data and run again:\n{listed}{more}"
+        raise DataError(text.encode("utf-8", "backslashreplace").decode())

@@ -7,12 +7,12 @@ it becomes a crowd box, which COCO's rules treat that way.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from components.dataset.pictures import SUFFIXES, PictureFacts, Size, as_annotated, examine
+from components.dataset.sources.files import LEAVES, MAX_COORDINATE, Fence, read_text, unlisted
 from components.dataset.sources.names import read_names
 from components.dataset.sources.source import Faults, Layout, Source
 from yolo_core.data.coco import SPLITS, SourceBox, SourceImage, class_table
@@ -54,6 +54,10 @@ def read_voc(folder: Path) -> Source:
     lists = _read_lists(root, faults)
     stems = sorted({stem for listed in lists.values() for stem in listed})
     pages = {stem: page for stem in stems if (page := _read_page(root, stem, faults)) is not None}
+    fence = Fence(root=root)
+    for image in [page.image for page in pages.values() if not fence.holds(page.image)]:
+        faults.add(image, LEAVES)
+    faults.stop_if_any()
     facts = examine([page.image for page in pages.values()], faults.add)
     names = _class_names(root, pages)
     index_of = {name: index for index, name in enumerate(names)}
@@ -67,7 +71,12 @@ def read_voc(folder: Path) -> Source:
         classes=class_table(names),
         splits={split: [images[stem] for stem in sorted(listed)] for split, listed in lists.items()},
         facts={pages[stem].image: fit for stem, fit in fitting.items()},
+        unlisted=unlisted([page.image for page in pages.values()], root),
     )
+
+
+def _xml(root: Path, stem: str) -> Path:
+    return root / "Annotations" / f"{stem}.xml"
 
 
 def _has_annotations(folder: Path) -> bool:
@@ -89,7 +98,7 @@ def _read_lists(root: Path, faults: Faults) -> dict[str, list[str]]:
         if not path.is_file():
             continue
         # A line is a stem, maybe followed by a flag.
-        stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        stems = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
         for stem in sorted({stem for stem in stems if stems.count(stem) > 1}):
             faults.add(path, f"lists {stem} twice")
         if stems:
@@ -102,16 +111,19 @@ def _read_lists(root: Path, faults: Faults) -> dict[str, list[str]]:
 
 
 def _read_page(root: Path, stem: str, faults: Faults) -> _Page | None:
-    path = root / "Annotations" / f"{stem}.xml"
+    path = _xml(root, stem)
     if "/" in stem or "\\" in stem or stem in (".", ".."):
         faults.add(path, f"the image name {stem!r} leaves its folder")
+        return None
+    if not Fence(root=root).holds(path):
+        faults.add(path, LEAVES)
         return None
     try:
         tree = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         faults.add(path, "is missing, though ImageSets/Main lists it")
         return None
-    except (OSError, ElementTree.ParseError, UnicodeDecodeError) as error:
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
         faults.add(path, f"is not valid XML ({error})")
         return None
     image = _find_image(root, stem)
@@ -157,8 +169,8 @@ def _read_object(
     except ValueError:
         faults.add(place, f"{name}: bndbox needs numbers {', '.join(_CORNERS)}")
         return []
-    if not all(math.isfinite(edge) for edge in (left, top, right, bottom)):
-        faults.add(place, f"{name}: a coordinate is not finite")
+    if not all(abs(edge) <= MAX_COORDINATE for edge in (left, top, right, bottom)):
+        faults.add(place, f"{name}: a coordinate is not finite, or beyond {MAX_COORDINATE:,.0f}")
         return []
     if right < left or bottom < top:
         faults.add(place, f"{name}: negative size {right - left:g} x {bottom - top:g}")
@@ -178,7 +190,7 @@ def _class_names(root: Path, pages: dict[str, _Page]) -> list[str]:
 def _check_names(root: Path, pages: dict[str, _Page], known: dict[str, int], faults: Faults) -> None:
     for stem, page in pages.items():
         for name in sorted({name for name, _, _ in page.objects if name not in known}):
-            faults.add(root / "Annotations" / f"{stem}.xml", f"names class {name!r}, which is not listed")
+            faults.add(_xml(root, stem), f"names class {name!r}, which is not listed")
     if not known and not faults.found:
         faults.add(root / "Annotations", "no file has an object")
 
@@ -192,7 +204,7 @@ def _fit(
     fitting = as_annotated(found, page.size)
     if fitting is None and page.size is not None:
         said, real = "x".join(map(str, page.size)), "x".join(map(str, found.upright))
-        faults.add(root / "Annotations" / f"{stem}.xml", f"was made for an image of {said}, but it is {real}")
+        faults.add(_xml(root, stem), f"was made for an image of {said}, but it is {real}")
     return fitting
 
 

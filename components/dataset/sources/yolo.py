@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.dataset.pictures import SUFFIXES, as_annotated, examine
+from components.dataset.sources.files import LEAVES, Fence, read_text, unlisted
 from components.dataset.sources.labels import read_boxes
 from components.dataset.sources.names import common_folder, read_names
 from components.dataset.sources.source import Faults, Layout, Source
@@ -57,7 +58,7 @@ def read_yolo(root: Path) -> Source:
         raise UsageError(f"{root} has no training images; looked for {_looked_for(config)}")
     places = {image: _place(root, image) for images in listed.values() for image in images}
     _check_labels(root, places, faults)
-    facts = examine(places, faults.add)
+    facts = examine(_without_links(root, places, faults), faults.add)
     boxes = {
         image: read_boxes((place.label, place.segments), facts[image].upright, len(config.names), faults)
         for image, place in places.items()
@@ -77,6 +78,7 @@ def read_yolo(root: Path) -> Source:
         classes=class_table(config.names),
         splits=splits,
         facts={image: fact for image, found in facts.items() if (fact := as_annotated(found, None))},
+        unlisted=unlisted(places, root),
     )
 
 
@@ -137,7 +139,7 @@ def _resolve(root: Path, config: YoloConfig, split: str, entry: str) -> Path:
 def _read_list(root: Path, path: Path, faults: Faults) -> list[Path]:
     """Read a text file with an image path a line, relative to the list or to the source."""
     images = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         name = line.strip()
         if not name:
             continue
@@ -180,6 +182,19 @@ def _sibling(root: Path, image: Path, kind: str) -> Path:
     last = len(parts) - 2 - parts[-2::-1].index("images")
     parts[last] = kind
     return (root / Path(*parts)).with_suffix(".txt")
+
+
+def _without_links(root: Path, places: dict[Path, _Place], faults: Faults) -> list[Path]:
+    """Return the images to read, having noted those that are links out of the folder, or whose labels are."""
+    fence = Fence(root=root)
+    sound = []
+    for place in places.values():
+        links = [path for path in (place.image, place.label, place.segments) if not fence.holds(path)]
+        for path in links:
+            faults.add(path, LEAVES)
+        if not links:
+            sound.append(place.image)
+    return sound
 
 
 def _check_labels(root: Path, places: dict[Path, _Place], faults: Faults) -> None:

@@ -38,6 +38,7 @@ def config(tmp_path: Path) -> Make:
             "val_fraction": 0.0,
             "test_fraction": 0.0,
             "group_by": "auto",
+            "shard_above": 10_000,
             "downloads": str(tmp_path / "downloads"),
             "coco2017_url": "http://127.0.0.1:9",
             "builtin": BuiltinConfig(train_images=3, val_images=2, test_images=2),
