@@ -53,7 +53,7 @@ class Console:
         self._live = live
 
     def step(self, step: Mapping[str, Any]) -> None:
-        """Move the bar to a step (`yolo_core.engine.train.StepProgress` as a mapping)."""
+        """Move the bar to a step (`yolo_core.engine.epoch.StepProgress` as a mapping)."""
         done = (step["epoch"] + (step["step"] + 1) / step["steps"]) / self._epochs
         self._bar.n = min(100 * done, 100.0)
         losses = " ".join(

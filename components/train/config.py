@@ -27,11 +27,13 @@ class TrainConfig:
         seed: of weights, order and augmentation.
         freeze: number of first layers that keep their weights.
         multi_scale: draw each batch's side between half and one and a half times image_size.
+        image_weights: draw images with rare and badly found classes more often.
         hflip: probability of a left-right flip; null keeps the preset's.
         overrides: any hyperparameter by name, over all of the above.
         storage: folder (in the workspace, unless absolute) or s3:// address of unfinished trainings.
         ray_address: a running Ray to use; null starts one on this machine.
-        keep_checkpoints: how many of the latest epochs' states stay in the storage.
+        checkpoint_steps: also save the state after every so many iterations of an epoch; 0 does not.
+        keep_checkpoints: how many of the latest states stay in the storage.
         max_failures: how often a died worker is replaced before the training fails.
     """
 
@@ -50,10 +52,12 @@ class TrainConfig:
     seed: int
     freeze: int
     multi_scale: bool
+    image_weights: bool
     hflip: float | None
     overrides: Mapping[str, Any]
     storage: str
     ray_address: str | None
+    checkpoint_steps: int
     keep_checkpoints: int
     max_failures: int
 
@@ -70,7 +74,7 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("patience", "seed", "freeze", "max_failures"):
+        for name in ("patience", "seed", "freeze", "checkpoint_steps", "max_failures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.gpus_per_worker not in (0, 1):

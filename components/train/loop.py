@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: a `Trainer`, one report per epoch on every rank."""
+"""What each Ray Train worker runs: a `Trainer`, one report per saved state on every rank."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from ray.train.torch import get_device
 
 from components.train.plan import TrainPlan
 from yolo_core.data.coco import open_dataset
+from yolo_core.engine.epoch import Hooks, StepProgress
 from yolo_core.engine.ranks import Ranks
-from yolo_core.engine.train import StepProgress, Trainer
+from yolo_core.engine.train import Trainer
 from yolo_core.errors import NonFiniteLossError
 
 _POST_SECONDS = 0.5
@@ -45,28 +46,36 @@ def train_loop(config: dict[str, Any]) -> dict[str, str]:
             plan.settings, open_dataset(plan.dataset_root), folder, ranks=ranks, device=get_device()
         )
         trainer.resume()
+        kept = folder if ranks.is_first else None
+        hooks = Hooks(
+            progress=_step_poster(config["board"]) if ranks.is_first else None,
+            saved=lambda saved: _report({"epoch": float(saved.epoch)}, kept, f"-{saved.batches:06d}"),
+        )
         try:
-            for result in trainer.epochs(_step_poster(config["board"]) if ranks.is_first else None):
+            for result in trainer.epochs(hooks):
                 if ranks.is_first:
                     config["board"].post_row.remote(result.metrics)
-                _report(result.metrics, folder if ranks.is_first else None)
+                _report(result.metrics, kept)
         except NonFiniteLossError as error:
             return {"diverged": str(error)}
     return {}
 
 
-def _report(metrics: dict[str, float], folder: Path | None) -> None:
-    """Report an epoch; rank 0 hands over a snapshot of the folder, which Ray stores and then deletes."""
+def _report(metrics: dict[str, float], folder: Path | None, within: str = "") -> None:
+    """Report a state; rank 0 hands over a snapshot of the folder, which Ray stores and then deletes.
+
+    ``within`` tells states inside of an epoch apart.
+    """
     if folder is None:
         ray.train.report(metrics)
         return
     snapshot = Path(tempfile.mkdtemp(prefix="state-", dir=folder.parent))
     for path in folder.iterdir():
-        os.link(path, snapshot / path.name)  # files are replaced whole, so a link keeps this epoch's
+        os.link(path, snapshot / path.name)  # files are replaced whole, so a link keeps this state's
     ray.train.report(
         metrics,
         checkpoint=Checkpoint.from_directory(str(snapshot)),
-        checkpoint_dir_name=f"epoch-{int(metrics['epoch']):05d}-{time.time_ns()}",
+        checkpoint_dir_name=f"epoch-{int(metrics['epoch']):05d}{within}-{time.time_ns()}",
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
     )
 

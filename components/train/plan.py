@@ -14,11 +14,12 @@ from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors
 from yolo_core.engine.auto_recipe import WORTHWHILE_GAIN, RunFacts, choose_recipe, describe_data
 from yolo_core.engine.recipe import Hyperparameters, get_preset
-from yolo_core.engine.train import TrainSettings, build_model, settings_document
+from yolo_core.engine.settings import TrainSettings, settings_document
+from yolo_core.engine.train import build_model
 from yolo_core.errors import UsageError
 from yolo_core.model.weights import describe
 
-_RESULT_VERSION = 1
+_RESULT_VERSION = 2
 """Part of the fingerprint: raise it when a change of the code makes old states wrong to resume."""
 
 
@@ -61,10 +62,12 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
         pretrained=pretrained,
         freeze=config.freeze,
         multi_scale=config.multi_scale,
+        image_weights=config.image_weights,
         patience=config.patience,
         precision=config.precision,
         seed=config.seed,
         loader_threads=config.loader_threads,
+        checkpoint_steps=config.checkpoint_steps,
     )
     settings.check(config.workers)
     dataset.annotation_file("val")
@@ -85,9 +88,9 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
 
 
 def fingerprint(settings: TrainSettings, dataset_digest: str) -> str:
-    """Return a digest of all that decides the result; threads, workers and places are left out."""
+    """Return a digest of all that decides the result: not threads, workers, places or times of saving."""
     document = settings_document(settings)
-    del document["loader_threads"]
+    del document["loader_threads"], document["checkpoint_steps"]
     if settings.pretrained is not None:
         document["pretrained"] = hashlib.sha256(settings.pretrained.read_bytes()).hexdigest()
     content = {"version": _RESULT_VERSION, "dataset": dataset_digest, "settings": document}

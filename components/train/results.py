@@ -21,7 +21,8 @@ from yolo_core.data.loader import TrainLoader, TrainLoaderSettings
 from yolo_core.data.preview import contact_sheet
 from yolo_core.engine.checkpoint import load_state
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate
-from yolo_core.engine.train import BEST_FILE, LAST_FILE, VALIDATION_NMS, augmentation_of, settings_document
+from yolo_core.engine.settings import augmentation_of, settings_document
+from yolo_core.engine.train import BEST_FILE, LAST_FILE, VALIDATION_NMS
 from yolo_core.model.weights import load_checkpoint
 
 History = Sequence[Mapping[str, float]]

@@ -138,8 +138,8 @@ class TrainLoader:
             epoch: number that seeds the order and the augmentation.
             start_batch: first batch to yield; those before it are skipped without being made.
             mosaic: probability of mosaics in this epoch; None takes the settings'. Zero closes it.
-            image_weights: (n,) how often each image should start an example, relatively; they are
-                then drawn with replacement. None: each image once.
+            image_weights: (n,) how often each image should start an example or be a mosaic's partner,
+                relatively; they are then drawn with replacement. None: each image starts one.
         """
         if not 0 <= start_batch <= len(self):
             raise ValueError(f"start_batch must be within 0..{len(self)}, not {start_batch}")
@@ -154,11 +154,12 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[TrainBatch]:
         """Yield the epoch's batches from ``start_batch`` on."""
-        epoch = _Epoch(
-            number=self._epoch,
-            order=self._order(),
-            augmentation=self._augmentation,
-        )
+        order, source = self._order(), self._source
+        if self._weights is not None:
+            # A split of its own, so that partners in mosaics come as often as the images that start examples.
+            source = SplitImages([source.samples[index] for index in order], source.cache)
+            order = np.arange(len(source))
+        epoch = _Epoch(number=self._epoch, source=source, order=order, augmentation=self._augmentation)
 
         def make(bounds: tuple[int, int]) -> TrainBatch:
             return self._batch(epoch, *self._share(bounds))
@@ -192,12 +193,12 @@ class TrainLoader:
             key = (_EXAMPLE, epoch.number, position)
             rng = np.random.default_rng(np.random.SeedSequence(self.settings.seed, spawn_key=key))
             index = int(epoch.order[position])
-            labels = augmented(index, self._source, epoch.augmentation, rng, planes[slot])
+            labels = augmented(index, epoch.source, epoch.augmentation, rng, planes[slot])
             targets.append(_target_rows(slot, labels, size))
         return TrainBatch(
             images=images,
             targets=torch.from_numpy(np.concatenate(targets)),
-            paths=tuple(str(self._source.samples[index].path) for index in epoch.order[first:last]),
+            paths=tuple(str(epoch.source.samples[index].path) for index in epoch.order[first:last]),
         )
 
 
@@ -206,6 +207,7 @@ class _Epoch:
     """What one iteration goes by, whatever `set_epoch` says meanwhile."""
 
     number: int
+    source: SplitImages
     order: NDArray[np.int64]
     augmentation: Augmentation
 

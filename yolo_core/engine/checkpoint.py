@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,27 @@ from torch import Tensor
 
 from yolo_core.errors import CheckpointError
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Tensors by dotted name, and JSON-able values (epoch, iteration, best fitness, history, ...)."""
+    """Tensors by dotted name, and JSON-able values (epoch, iteration, best fitness, history, ...).
+
+    A state that is to be saved is a `snapshot`: another thread may write it while the training goes on.
+    """
 
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
+
+    @classmethod
+    def snapshot(cls, groups: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> TrainingState:
+        """Copy tensors, named ``group.name``, and values, so that nothing done to them later shows."""
+        tensors = {
+            f"{group}.{name}": _plain(t) for group, named in groups.items() for name, t in named.items()
+        }
+        return cls(tensors=tensors, values=deepcopy(dict(values)))
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors below ``prefix.``, under their names without it."""
@@ -40,14 +52,14 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write a state into ``folder`` (made if missing), atomically; what was there before is replaced."""
+    """Write a snapshot into ``folder`` (made if missing), atomically; what was there before is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     previous = _read_json(folder).get("tensors") if has_state(folder) else None
-    name = f"state-{state.values.get('epoch', 0)}.safetensors"
-    if name == previous:  # the same epoch again: keep the old file until the new JSON names the new one
+    name = f"state-{state.values.get('iteration', 0)}.safetensors"
+    if name == previous:  # the same iteration again: keep the old file until the new JSON names the new one
         name = f"again-{name}"
     partial = folder / f"{name}.partial"
-    save_file({key: _plain(value) for key, value in state.tensors.items()}, partial)
+    save_file(dict(state.tensors), partial)
     partial.replace(folder / name)
     document = {"format": STATE_FORMAT, "tensors": name, "values": dict(state.values)}
     write_json(folder / STATE_FILE, document)

@@ -17,13 +17,25 @@ NORMS, WEIGHTS, BIASES = 0, 1, 2
 
 
 def freeze_layers(model: nn.Module, count: int) -> None:
-    """Stop the gradients of the first ``count`` layers (``model.0`` .. ``model.<count - 1>``)."""
+    """Stop the gradients of the first ``count`` layers (``model.0`` .. ``model.<count - 1>``).
+
+    Raises:
+        UsageError: nothing would be left to train.
+    """
     prefixes = tuple(f"model.{index}." for index in range(count))
     for name, parameter in model.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(f"freeze = {count} freezes the whole model; freeze fewer layers")
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put a model into training mode, all but its frozen norms: their statistics stay as they are, too."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
 
 def build_optimizer(model: nn.Module, recipe: Hyperparameters, weight_decay: float) -> SGD:
@@ -65,7 +77,8 @@ def momentum_by_name(optimizer: SGD, model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_momentum(optimizer: SGD, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Put back what `momentum_by_name` returned."""
+    """Put back what `momentum_by_name` returned; any other momentum is forgotten."""
+    optimizer.state.clear()
     for name, parameter in _known(model, buffers):
         fresh = torch.empty_like(parameter, memory_format=torch.preserve_format)
         optimizer.state[parameter]["momentum_buffer"] = fresh.copy_(buffers[name])
@@ -77,7 +90,8 @@ def gradients_by_name(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_gradients(model: nn.Module, gradients: Mapping[str, Tensor]) -> None:
-    """Put back what `gradients_by_name` returned."""
+    """Put back what `gradients_by_name` returned; any other gradient is dropped."""
+    model.zero_grad(set_to_none=True)
     for name, parameter in _known(model, gradients):
         fresh = torch.empty_like(parameter, memory_format=torch.preserve_format)
         parameter.grad = fresh.copy_(gradients[name])

@@ -5,6 +5,7 @@ The caller has initialised `torch.distributed`; with one process nothing is ever
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,13 +27,13 @@ class Ranks:
         """Whether this process validates, writes and reports for all."""
         return self.rank == 0
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Return whether the flag is set on any rank; all ranks must call it."""
+    def any(self, flags: Sequence[bool], device: torch.device) -> tuple[bool, ...]:
+        """Return for each flag whether it is set on any rank; all ranks must call it with as many."""
         if self.world_size == 1:
-            return flag
-        shared = torch.tensor(float(flag), device=device)
+            return tuple(flags)
+        shared = torch.tensor(flags, dtype=torch.float32, device=device)
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-        return bool(shared.item())
+        return tuple(value > 0 for value in shared.tolist())
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean over ranks of a floating tensor; all ranks must call it."""
@@ -57,3 +58,9 @@ class Ranks:
         shared = box[0]
         assert shared is not None  # rank 0 always gives one
         return shared
+
+    def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite tensors with rank 0's; all ranks must call it with tensors of the same shapes."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)

@@ -19,8 +19,9 @@ from yolo_core.engine.optimizer import (
     load_gradients,
     load_momentum,
     momentum_by_name,
+    train_mode,
 )
-from yolo_core.engine.precision import Precision
+from yolo_core.engine.precision import Precision, to_floats
 from yolo_core.engine.ranks import Ranks
 from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.engine.schedule import Schedule
@@ -65,7 +66,8 @@ class TrainStep:
         self._compute = compute
         self._schedule = schedule
         recipe = schedule.hyperparameters
-        self.model: DetectionModel = model.to(compute.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model: DetectionModel = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        train_mode(self.model)
         self._parallel = _parallel(self.model, compute)
         self.ema: ModelEma[DetectionModel] = ModelEma(
             self.model, decay=recipe.ema_decay, ramp=recipe.ema_ramp
@@ -85,10 +87,9 @@ class TrainStep:
             side: resize the images to this side in pixels first (multi-scale training).
         """
         device = self._compute.device
-        x = images.to(device, non_blocking=True).float() / 255
+        x = to_floats(images, device)
         if side is not None and side != x.shape[-1]:
             x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
-        x = x.contiguous(memory_format=torch.channels_last)
         with self._compute.precision.autocast(device):
             raw = self._parallel(x)
         return self._loss(raw, targets.to(device, non_blocking=True))
@@ -112,25 +113,34 @@ class TrainStep:
         """Learning rate of the weights in the latest iteration."""
         return self._schedule.at(max(self.iteration - 1, 0)).lr
 
+    def is_finite(self) -> bool:
+        """Say whether weights, average and momentum are all numbers: a finite loss may still break them."""
+        groups = (
+            self.model.state_dict(),
+            self.ema.model.state_dict(),
+            momentum_by_name(self._optimizer, self.model),
+        )
+        checks = [tensor.isfinite().all() for named in groups for tensor in named.values()]
+        return bool(torch.stack(checks).all())
+
     def state(self) -> TrainingState:
-        """Return everything that a later process needs to go on exactly here."""
+        """Return a copy of everything that a later process needs to go on exactly here."""
         groups = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
             "momentum": momentum_by_name(self._optimizer, self.model),
             "gradient": gradients_by_name(self.model),
         }
-        tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
         values: dict[str, Any] = {
             "iteration": self.iteration,
             "last_update": self._last_update,
             "ema_updates": self.ema.updates,
             "scaler": self._scaler.state_dict(),
         }
-        return TrainingState(tensors=tensors, values=values)
+        return TrainingState.snapshot(groups, values)
 
     def load(self, state: TrainingState) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned, whatever was done before."""
         self.model.load_state_dict(state.group("model"))
         self.ema.model.load_state_dict(state.group("ema"))
         load_momentum(self._optimizer, self.model, state.group("momentum"))

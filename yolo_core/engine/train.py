@@ -1,21 +1,20 @@
 """The training of one detector: epochs of steps, each followed by a validation and a saved state.
 
 Plain torch. With several processes the caller has initialised `torch.distributed`, every process makes
-its own `Trainer` and iterates over `Trainer.epochs` in step; rank 0 validates and writes for all.
+its own `Trainer` and iterates over `Trainer.epochs` in step; all validate their share, rank 0 writes.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
 
-from yolo_core.data.augment import Augmentation
 from yolo_core.data.cache import CacheSettings, ImageCache, build_cache, spare_memory
 from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.data.loader import TrainBatch, TrainLoader, TrainLoaderSettings
@@ -27,14 +26,16 @@ from yolo_core.engine.checkpoint import (
     restore_rng,
     save_state,
 )
+from yolo_core.engine.epoch import EpochMeter, EpochResult, Hooks, Saved
 from yolo_core.engine.evaluate import EvalSettings, evaluate
+from yolo_core.engine.image_weights import class_maps, image_weights
 from yolo_core.engine.optimizer import freeze_layers
 from yolo_core.engine.precision import choose_precision
 from yolo_core.engine.ranks import Ranks
-from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.engine.schedule import Schedule
+from yolo_core.engine.settings import TrainSettings, augmentation_of, settings_document
 from yolo_core.engine.step import Compute, TrainStep
-from yolo_core.errors import NonFiniteLossError, UsageError
+from yolo_core.errors import NonFiniteLossError
 from yolo_core.loss.detection import LossParts
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel, create_model
@@ -43,93 +44,20 @@ from yolo_core.model.weights import load_matching, save_checkpoint
 
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
-LOSSES = ("box_loss", "objectness_loss", "class_loss")
 VALIDATION_BATCH = 16
 VALIDATION_NMS = NmsSettings(confidence=0.001, iou=0.6, multi_label=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What to train, on which scale and for how long.
-
-    Attributes:
-        variant: model name, such as yolov5n.
-        image_size: side of the training and validation images in pixels, a multiple of the largest stride.
-        epochs: length of the whole run; the schedule ends with it.
-        batch_size: images per iteration over all ranks; a multiple of their number.
-        hyperparameters: the recipe.
-        anchors: rows w, h, ... per level in pixels; None keeps the variant's (or the checkpoint's).
-        pretrained: checkpoint to start from, as far as its entries match.
-        freeze: number of first layers that stay as they are.
-        multi_scale: draw the side of each batch between half and one and a half times ``image_size``.
-        patience: epochs without a better fitness after which the run ends; 0 never ends it early.
-        precision: auto, fp32, bf16 or fp16.
-        seed: of weights, augmentation and order.
-        loader_threads: threads per rank that decode and augment.
-    """
-
-    variant: str
-    image_size: int
-    epochs: int
-    batch_size: int
-    hyperparameters: Hyperparameters
-    anchors: tuple[tuple[float, ...], ...] | None = None
-    pretrained: Path | None = None
-    freeze: int = 0
-    multi_scale: bool = False
-    patience: int = 0
-    precision: str = "auto"
-    seed: int = 0
-    loader_threads: int = 1
-
-    def check(self, world_size: int) -> None:
-        """Raise `UsageError` for settings that cannot work together."""
-        stride = max(get_variant(self.variant).strides)
-        if self.image_size < stride or self.image_size % stride:
-            lower = max(self.image_size // stride, 1) * stride
-            raise UsageError(
-                f"image_size {self.image_size} is not a multiple of {stride}, the largest stride of "
-                f"{self.variant}; use {lower} or {lower + stride}"
-            )
-        if self.batch_size < 1 or self.batch_size % world_size:
-            raise UsageError(f"batch_size {self.batch_size} cannot be shared evenly by {world_size} workers")
-        if self.epochs < 1:
-            raise UsageError(f"epochs must be at least 1, not {self.epochs}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepProgress:
-    """What a progress callback learns after each iteration; epochs and steps count from 0."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    losses: dict[str, float]
-    images_per_second: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochResult:
-    """One finished epoch: a row of numbers, its fitness (0.1 mAP@.5 + 0.9 mAP), whether it is best."""
-
-    epoch: int
-    metrics: dict[str, float]
-    fitness: float
-    is_best: bool
-
-
-Progress = Callable[[StepProgress], None]
 
 
 class Trainer:
     """Trains a model on a dataset's train split and keeps its state in a folder.
 
-    The folder holds, after each epoch, the training state and the best averaged weights
-    (``best.safetensors``), and after the last one ``last.safetensors``. `resume` goes on from it.
+    The folder holds, after each epoch and at the iterations that the settings name, the training state; the
+    best averaged weights (``best.safetensors``); and after the last epoch ``last.safetensors``. `resume` goes
+    on from it, at the very batch, to the same bits as if nothing had happened.
 
     Attributes:
         history: the metrics of every finished epoch.
+        stopped: whether `epochs` ended because `request_stop` was called.
     """
 
     def __init__(
@@ -144,6 +72,7 @@ class Trainer:
         """Build model, loader and optimiser. Raises `UsageError` or `DataError` before anything trains."""
         self.settings = settings
         self.history: list[dict[str, float]] = []
+        self.stopped = False
         self._dataset = dataset
         self._folder = folder
         self._ranks = ranks or Ranks()
@@ -151,6 +80,7 @@ class Trainer:
         settings.check(self._ranks.world_size)
         dataset.annotation_file("val")  # a DataError now is better than one after the first epoch
         self._precision = choose_precision(settings.precision, self._device)
+        self._samples = dataset.samples("train")
         self._loader = self._build_loader()
         self._val_cache: ImageCache | None = None
         torch.manual_seed(settings.seed)
@@ -164,7 +94,10 @@ class Trainer:
         )
         compute = Compute(device=self._device, precision=self._precision, ranks=self._ranks)
         self._step = TrainStep(model, schedule, settings.image_size, compute)
+        self._meter = EpochMeter(self._device)
+        self._class_maps = [0.0] * len(dataset.names)
         self._best = (-1, -1.0)  # epoch, fitness
+        self._stop = False
 
     @property
     def model(self) -> DetectionModel:
@@ -176,31 +109,47 @@ class Trainer:
         """Epoch and fitness of the best weights so far; (-1, -1.0) before the first epoch."""
         return self._best
 
+    def request_stop(self) -> None:
+        """Ask to save the state after the iteration at hand and to end; safe in threads and signal handlers.
+
+        One rank's request stops all.
+        """
+        self._stop = True
+
     def resume(self) -> bool:
         """Go on from the state in the folder, if there is one; say whether there was."""
         if not has_state(self._folder):
             return False
         state = load_state(self._folder)
         self._step.load(state)
+        self._meter.load(state.group("epoch"), state.values["meter"], self._ranks)
         self.history = list(state.values["history"])
         self._best = (state.values["best_epoch"], state.values["best_fitness"])
-        restore_rng(state.group("rng"))
+        self._class_maps = state.values["class_maps"]
+        restore_rng(state.group(f"rng.{self._ranks.rank}") or state.group("rng.0"))
         return True
 
-    def epochs(self, progress: Progress | None = None) -> Iterator[EpochResult]:
+    def epochs(self, hooks: Hooks | None = None) -> Iterator[EpochResult]:
         """Train the epochs that are left, one per item; each is saved before it is given out.
 
+        Ends early when patience is over or a stop was requested (then `stopped` is set).
+
         Raises:
-            NonFiniteLossError: on every rank when the loss of one is; the folder keeps the last good state.
+            NonFiniteLossError: on every rank when the loss or the weights of one are not finite; the folder
+                keeps the last good state.
         """
+        hooks = hooks or Hooks()
         while len(self.history) < self.settings.epochs and not self._out_of_patience():
-            epoch = len(self.history)
-            started = time.perf_counter()
-            losses, images_per_second = self._train_epoch(epoch, progress)
-            row = {"epoch": float(epoch), **losses, **self._ranks.from_first(self._validate())}
+            self._meter.start()
+            self.stopped = self._train_epoch(hooks)
+            if self.stopped:
+                return
+            row = {"epoch": float(len(self.history)), **self._meter.losses(self._ranks)}
+            images_per_second = self._meter.images_per_second
+            row |= self._validate()
             row["lr"] = self._step.learning_rate
             row["images_per_second"] = images_per_second
-            row["seconds"] = time.perf_counter() - started
+            row["seconds"] = self._meter.seconds
             yield self._finish_epoch(self._ranks.from_first(row))
 
     def _finish_epoch(self, row: dict[str, float]) -> EpochResult:
@@ -209,8 +158,13 @@ class Trainer:
         if is_best:
             self._best = (epoch, row["fitness"])
         self.history.append(row)
-        if self._ranks.is_first:
-            self._save(is_best)
+        self._meter = EpochMeter(self._device)
+        # The weights first and the state last, so that a state never refers to missing weights.
+        if is_best:
+            self._save_weights(BEST_FILE)
+        if len(self.history) == self.settings.epochs or self._out_of_patience():
+            self._save_weights(LAST_FILE)
+        self._save()
         return EpochResult(epoch=epoch, metrics=row, fitness=row["fitness"], is_best=is_best)
 
     def _out_of_patience(self) -> bool:
@@ -219,9 +173,8 @@ class Trainer:
 
     def _build_loader(self) -> TrainLoader:
         settings, ranks = self.settings, self._ranks
-        samples = self._dataset.samples("train")
         return TrainLoader(
-            samples,
+            self._samples,
             TrainLoaderSettings(
                 image_size=settings.image_size,
                 batch_size=settings.batch_size,
@@ -232,7 +185,7 @@ class Trainer:
                 world_size=ranks.world_size,
                 pin_memory=self._device.type == "cuda",
             ),
-            self._build_cache(samples, smooth=False),
+            self._build_cache(self._samples, smooth=False),
         )
 
     def _build_cache(self, samples: Sequence[Sample], *, smooth: bool) -> ImageCache:
@@ -245,62 +198,73 @@ class Trainer:
         )
         return build_cache(samples, settings)
 
-    def _train_epoch(self, epoch: int, progress: Progress | None) -> tuple[dict[str, float], float]:
-        """Train one epoch; returns the mean losses over iterations and ranks, and images per second."""
-        plain = epoch >= self.settings.epochs - self.settings.hyperparameters.plain_epochs
-        self._loader.set_epoch(epoch, mosaic=0.0 if plain else None)
-        total = torch.zeros(len(LOSSES), device=self._device)
-        started, images = time.perf_counter(), 0
-        for index, batch in enumerate(self._loader):
-            parts = self._step.forward(batch.images, batch.targets, self._side(epoch, index))
-            self._check_finite(parts, batch, epoch)
+    def _train_epoch(self, hooks: Hooks) -> bool:
+        """Train what is left of the epoch at hand; returns whether it was stopped before its end."""
+        epoch, steps, every = len(self.history), len(self._loader), self.settings.checkpoint_steps
+        self._open_epoch(epoch)
+        for batch in self._loader:
+            side = batch_side(self.settings, epoch, self._meter.batches)
+            parts = self._step.forward(batch.images, batch.targets, side)
+            stop = self._agree(parts, batch)
             self._step.backward(parts.total)
-            total += torch.stack(parts[1:])
-            images += len(batch.images) * self._ranks.world_size
-            if progress is not None:
-                means = (total / (index + 1)).tolist()
-                progress(
-                    StepProgress(
-                        epoch=epoch,
-                        epochs=self.settings.epochs,
-                        step=index,
-                        steps=len(self._loader),
-                        losses=dict(zip(LOSSES, means, strict=True)),
-                        images_per_second=images / (time.perf_counter() - started),
-                    )
-                )
-        means = self._ranks.mean(total / len(self._loader)).tolist()
-        return dict(zip(LOSSES, means, strict=True)), images / (time.perf_counter() - started)
+            self._meter.add(parts, len(batch.images) * self._ranks.world_size)
+            done = self._meter.batches
+            if hooks.progress is not None:
+                hooks.progress(self._meter.progress(epoch=epoch, epochs=self.settings.epochs, steps=steps))
+            due = every > 0 and done % every == 0
+            if stop or due or done == steps:
+                self._check_weights(batch)
+            if stop or due:
+                self._save()
+                if hooks.saved is not None:
+                    hooks.saved(Saved(epoch=epoch, batches=done))
+            if stop:
+                return True
+        return False
 
-    def _side(self, epoch: int, index: int) -> int | None:
-        """Draw the side of a batch for multi-scale training: the same on all ranks, whatever came before."""
-        if not self.settings.multi_scale:
-            return None
-        stride = max(get_variant(self.settings.variant).strides)
-        rng = np.random.default_rng((self.settings.seed, epoch, index))
-        size = self.settings.image_size
-        low, high = max(round(0.5 * size / stride), 1), round(1.5 * size / stride)
-        return int(rng.integers(low, high + 1)) * stride
+    def _open_epoch(self, epoch: int) -> None:
+        """Let the loader go on in an epoch where the meter stands."""
+        settings = self.settings
+        plain = epoch >= settings.epochs - settings.hyperparameters.plain_epochs
+        self._loader.set_epoch(
+            epoch,
+            start_batch=self._meter.batches,
+            mosaic=0.0 if plain else None,
+            image_weights=image_weights(self._samples, self._class_maps) if settings.image_weights else None,
+        )
 
-    def _check_finite(self, parts: LossParts, batch: TrainBatch, epoch: int) -> None:
+    def _agree(self, parts: LossParts, batch: TrainBatch) -> bool:
+        """Find out on all ranks alike whether the loss of one is broken, which raises; or one should stop."""
         broken = not bool(torch.isfinite(parts.total))
-        if not self._ranks.any(broken, self._device):
-            return
-        paths = self._ranks.gather(batch.paths if broken else ())
-        names = ", ".join(Path(path).name for group in paths for path in group)
+        any_broken, stop = self._ranks.any((broken, self._stop), self._device)
+        if any_broken:
+            self._diverged("loss", batch.paths if broken else ())
+        return stop
+
+    def _check_weights(self, batch: TrainBatch) -> None:
+        """Refuse to keep or to measure weights that the latest step broke."""
+        (broken,) = self._ranks.any((not self._step.is_finite(),), self._device)
+        if broken:
+            self._diverged("weights", batch.paths)
+
+    def _diverged(self, what: str, paths: Sequence[str]) -> NoReturn:
+        names = ", ".join(Path(path).name for group in self._ranks.gather(paths) for path in group)
         raise NonFiniteLossError(
-            f"the loss became NaN or infinite in epoch {epoch + 1} on a batch of {names}; "
+            f"the {what} became NaN or infinite in epoch {len(self.history) + 1} on a batch of {names}; "
             "lower lr0, use precision fp32, or look at these images"
         )
 
-    def _validate(self) -> dict[str, float] | None:
-        """Measure the averaged weights on the val split; rank 0 only."""
-        if not self._ranks.is_first:
-            return None
+    def _validate(self) -> dict[str, float]:
+        """Measure the averaged weights on the val split, each rank its share; returns the same on all."""
         if self._val_cache is None:
             self._val_cache = self._build_cache(self._dataset.samples("val"), smooth=True)
-        settings = self._eval_settings()
-        metrics = evaluate(self.model, self._dataset, "val", settings, cache=self._val_cache).metrics
+        self._ranks.copy_from_first(self.model.buffers())  # each rank's norms have seen other images
+        share = evaluate(self.model, self._dataset, "val", self._eval_settings(), cache=self._val_cache)
+        parts = self._ranks.gather(share.matches)
+        metrics = replace(
+            share, matches={key: value for part in parts for key, value in part.items()}
+        ).metrics
+        self._class_maps = class_maps(metrics, len(self._dataset.names))
         return {
             "precision": metrics.precision,
             "recall": metrics.recall,
@@ -316,28 +280,33 @@ class Trainer:
             nms=VALIDATION_NMS,
             precision=self._precision.name,
             device=str(self._device),
+            rank=self._ranks.rank,
+            world_size=self._ranks.world_size,
         )
 
-    def _save(self, is_best: bool) -> None:
-        """Write the weights first and the state last, so that a state never refers to missing weights."""
-        if is_best:
-            self._save_weights(BEST_FILE)
-        if len(self.history) == self.settings.epochs or self._out_of_patience():
-            self._save_weights(LAST_FILE)
-        step = self._step.state()
-        rng = {f"rng.{name}": tensor for name, tensor in capture_rng().items()}
+    def _save(self) -> None:
+        """Write the state as it is after the latest iteration; all ranks must call it, rank 0 writes."""
+        losses, meter = self._meter.state(self._ranks)
+        rng = {f"rng.{rank}": states for rank, states in enumerate(self._ranks.gather(capture_rng()))}
+        if not self._ranks.is_first:
+            return
         values = {
-            **step.values,
             "epoch": len(self.history),
+            "meter": meter,
             "best_epoch": self._best[0],
             "best_fitness": self._best[1],
+            "class_maps": self._class_maps,
             "history": self.history,
             "settings": settings_document(self.settings),
             "dataset_digest": self._dataset.digest,
         }
-        save_state(self._folder, TrainingState(tensors={**step.tensors, **rng}, values=values))
+        own, step = TrainingState.snapshot({"epoch": losses, **rng}, values), self._step.state()
+        tensors = {**step.tensors, **own.tensors}
+        save_state(self._folder, TrainingState(tensors=tensors, values={**step.values, **own.values}))
 
     def _save_weights(self, name: str) -> None:
+        if not self._ranks.is_first:
+            return
         metadata = {
             "epoch": len(self.history) - 1,
             "fitness": self.history[-1]["fitness"],
@@ -363,18 +332,21 @@ def build_model(settings: TrainSettings, dataset: DetectionDataset) -> Detection
     return model
 
 
-def augmentation_of(recipe: Hyperparameters) -> Augmentation:
-    """Return the augmentation strengths of a recipe."""
-    return Augmentation(**{item.name: getattr(recipe, item.name) for item in fields(Augmentation)})
+def batch_side(settings: TrainSettings, epoch: int, batch: int) -> int | None:
+    """Draw the side in pixels of a batch for multi-scale training; None where that is off.
+
+    A multiple of the largest stride between half and one and a half times the image size, the same on all
+    ranks, whatever came before.
+    """
+    if not settings.multi_scale:
+        return None
+    stride = max(get_variant(settings.variant).strides)
+    low = math.ceil(0.5 * settings.image_size / stride)
+    high = math.floor(1.5 * settings.image_size / stride)
+    rng = np.random.default_rng((settings.seed, epoch, batch))
+    return int(rng.integers(low, high + 1)) * stride
 
 
 def fitness(map50: float, map_: float) -> float:
     """Return 0.1 mAP@.5 + 0.9 mAP@.5:.95, which chooses the best epoch."""
     return 0.1 * map50 + 0.9 * map_
-
-
-def settings_document(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings as JSON values."""
-    document = asdict(settings)
-    document["pretrained"] = None if settings.pretrained is None else str(settings.pretrained)
-    return document

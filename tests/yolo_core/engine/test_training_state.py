@@ -20,10 +20,14 @@ from yolo_core.engine.checkpoint import (
 from yolo_core.errors import CheckpointError
 
 
-def make_state(epoch: int) -> TrainingState:
-    weight = torch.full((2, 3, 4, 4), float(epoch)).contiguous(memory_format=torch.channels_last)
-    tensors = {"model.a": weight, "model.b": weight, "ema.a": torch.arange(3), "modelling.x": torch.zeros(1)}
-    return TrainingState(tensors=tensors, values={"epoch": epoch, "best": 0.5, "history": [{"map": 0.1}]})
+def make_state(iteration: int) -> TrainingState:
+    weight = torch.full((2, 3, 4, 4), float(iteration)).contiguous(memory_format=torch.channels_last)
+    groups = {
+        "model": {"a": weight, "b": weight},
+        "ema": {"a": torch.arange(3)},
+        "modelling": {"x": torch.zeros(1)},
+    }
+    return TrainingState.snapshot(groups, {"iteration": iteration, "best": 0.5, "history": [{"map": 0.1}]})
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -37,11 +41,20 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found.tensors["ema.a"].dtype == torch.int64
 
 
-@pytest.mark.parametrize("epochs", [(1, 2), (1, 1), (1, 1, 1)])
-def test_a_new_state_replaces_the_old_and_leaves_no_rest(tmp_path: Path, epochs: tuple[int, ...]) -> None:
-    for epoch in epochs:
-        save_state(tmp_path, make_state(epoch))
-    assert load_state(tmp_path).values["epoch"] == epochs[-1]
+def test_a_snapshot_does_not_change_with_what_it_was_taken_of() -> None:
+    weight, history = torch.zeros(3), [{"map": 0.1}]
+    state = TrainingState.snapshot({"model": {"a": weight}}, {"history": history})
+    weight.fill_(7)
+    history.append({"map": 0.2})
+    assert state.tensors["model.a"].tolist() == [0, 0, 0]
+    assert state.values["history"] == [{"map": 0.1}]
+
+
+@pytest.mark.parametrize("iterations", [(1, 2), (1, 1), (1, 1, 1)])
+def test_a_new_state_replaces_the_old_and_leaves_no_rest(tmp_path: Path, iterations: tuple[int, ...]) -> None:
+    for iteration in iterations:
+        save_state(tmp_path, make_state(iteration))
+    assert load_state(tmp_path).values["iteration"] == iterations[-1]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -57,7 +70,7 @@ def test_a_process_killed_before_the_last_rename_leaves_the_old_state(
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, make_state(2))
     monkeypatch.undo()
-    assert load_state(tmp_path).values["epoch"] == 1
+    assert load_state(tmp_path).values["iteration"] == 1
     save_state(tmp_path, make_state(2))
     assert load_state(tmp_path).tensors["model.a"][0, 0, 0, 0] == 2
 
@@ -103,8 +116,7 @@ def test_all_generators_go_on_where_they_were(tmp_path: Path, half_pair: bool) -
     if half_pair:  # both Python and NumPy draw normal numbers in pairs and keep the second
         random.gauss(0, 1)
         np.random.standard_normal()
-    tensors = {f"rng.{name}": value for name, value in capture_rng().items()}
-    save_state(tmp_path, TrainingState(tensors=tensors, values={}))
+    save_state(tmp_path, TrainingState.snapshot({"rng": capture_rng()}, {}))
     expected = [draw() for _ in range(3)]
     restore_rng(load_state(tmp_path).group("rng"))
     assert [draw() for _ in range(3)] == expected
