@@ -38,6 +38,7 @@ class DatasetConfig:
         group_by: which file names of a source belong together in a split made here: ``auto`` looks for
             counters (clip7_0001.jpg), ``none`` looks at pictures alone, and a regular expression gives
             the source's name by its first group, or by all that it matches.
+        shard_above: a dataset of more images is written as tar shards with an index; see docs/data.md.
         downloads: folder for what an address brings, so that a broken transfer goes on where it stopped.
         coco2017_url: where ``coco2017`` finds zips/ and annotations/; a mirror serves too.
         builtin: sizes of the built-in dataset.
@@ -49,6 +50,7 @@ class DatasetConfig:
     val_fraction: float
     test_fraction: float
     group_by: str
+    shard_above: int
     downloads: str
     coco2017_url: str
     builtin: BuiltinConfig
@@ -64,8 +66,9 @@ class DatasetConfig:
         self._check_group_by()
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; choose one of {', '.join(FORMATS)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        for name in ("seed", "shard_above"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("val_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")

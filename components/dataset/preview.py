@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from components.sheet import fit, on_paper, sheet, write
-from yolo_core.data.coco import DetectionDataset, Sample, open_dataset, read_image
+from yolo_core.data.coco import DetectionDataset, Sample, open_dataset
 from yolo_core.data.images import Pixels
 from yolo_core.errors import UsageError
 
@@ -39,7 +39,7 @@ def preview(root: Path, target: Path, split: str = "train", count: int = 16) -> 
 
 def _tile(dataset: DetectionDataset, sample: Sample) -> Pixels:
     """Draw one image with its truth, (TILE, TILE, 3) BGR."""
-    image, scale = fit(read_image(sample.path))
+    image, scale = fit(sample.read_image())
     for box, index, polygon, crowd in zip(
         sample.boxes, sample.classes, sample.polygons, sample.crowd, strict=True
     ):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,15 +19,15 @@ from components.dataset.sources.source import Source
 from components.dataset.split import SplitPlan, complete_splits
 from components.job import Job
 from components.plots import plot_classes
-from yolo_core.data.coco import DetectionDataset, SourceImage, open_dataset, write_dataset
+from yolo_core.data.coco import DetectionDataset, SourceImage, may_replace, open_dataset, write_dataset
+from yolo_core.data.shards import SHARD_BYTES
 from yolo_core.data.writer import DATASET_FILE
-from yolo_core.errors import DataError, UnreachableError, UsageError
-from yolo_core.files import swap
+from yolo_core.errors import DataError, UsageError
+from yolo_core.files import scratch_beside, swap
 
 _LOGGER = logging.getLogger(__name__)
 
 OUTPUT = "data/dataset"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHOWN = 5  # names that a warning lists
 
 
@@ -73,13 +68,17 @@ def materialise(config: DatasetConfig, target: Path) -> DetectionDataset:
     }
     plan = complete_splits(source.splits, config, facts)
     _warn(source, plan)
-    with _scratch(target) as scratch:
+    if not may_replace(target):
+        raise UsageError(f"{target} exists and is not a dataset; remove it or choose another folder")
+    count = sum(len(images) for images in plan.splits.values())
+    with scratch_beside(target) as scratch:
         fresh = write_dataset(
             scratch / "new",
             {split: _stored(images, source.facts) for split, images in plan.splits.items()},
             source.classes,
             name=source.name,
             source=source.address,
+            shard_bytes=SHARD_BYTES if count > config.shard_above else None,
         )
         _check_digest(fresh, source, config)
         path = fresh.root / DATASET_FILE
@@ -89,52 +88,6 @@ def materialise(config: DatasetConfig, target: Path) -> DetectionDataset:
             target.rmdir()
         swap(fresh.root, target, scratch / "old")
     return open_dataset(target)
-
-
-@contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """Give a folder beside ``target`` to write in, and clear what a killed process left there.
-
-    Its lock, which ends with the process that holds it, tells such a rest from the work of another process.
-    """
-    if target.exists() and not (target.is_dir() and (_is_dataset(target) or not any(target.iterdir()))):
-        raise UsageError(f"{target} exists and is not a dataset; remove it or choose another folder")
-    scratch = target.parent / f".{target.name}-writing"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(target.parent):
-            if _is_dataset(scratch / "old") and not target.exists():
-                (scratch / "old").rename(target)  # it was killed between the two steps of the swap
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            try:
-                yield scratch
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise UnreachableError(
-            f"{target} cannot be written: {error.strerror}; make room and run again"
-        ) from None
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UsageError(
-            f"another process is writing a dataset to {folder}; wait for it, or end it"
-        ) from None
-    finally:
-        os.close(handle)
-
-
-def _is_dataset(folder: Path) -> bool:
-    return (folder / DATASET_FILE).is_file()
 
 
 def _check_digest(fresh: DetectionDataset, source: Source, config: DatasetConfig) -> None:

@@ -17,7 +17,7 @@ from components.export.config import ExportConfig
 from components.export.images import pick_images
 from components.export.report import write_report
 from components.job import Job
-from yolo_core.data.coco import DetectionDataset, Sample, open_dataset, read_image
+from yolo_core.data.coco import DetectionDataset, Sample, open_dataset
 from yolo_core.engine.inference import usable_size
 from yolo_core.errors import GateError, UsageError
 from yolo_core.export.backends import export, get_format, load_exported
@@ -45,7 +45,7 @@ class Subject:
         size, step = self.settings.image_size, self.settings.batch_size
         for start in range(0, len(self.samples), step):
             group = self.samples[start : start + step]
-            yield torch.cat([to_input(read_image(sample.path), size) for sample in group])
+            yield torch.cat([to_input(sample.read_image(), size) for sample in group])
 
     def example(self) -> Tensor:
         """Return one whole batch, of the first image, to time."""

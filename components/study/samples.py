@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_core.data.coco import Sample
-from yolo_core.data.images import Pixels, read_image
+from yolo_core.data.images import Pixels
 from yolo_core.data.preview import class_colour
 from yolo_core.engine.evaluate import Evaluation, Rows
 
@@ -43,7 +43,7 @@ def _tile(sample: Sample, rows: Rows, names: tuple[str, ...]) -> Pixels:
     scale = _TILE / max(sample.width, sample.height)
     width, height = max(round(sample.width * scale), 1), max(round(sample.height * scale), 1)
     tile = np.full((_TILE, _TILE, 3), _GREY, np.uint8)
-    tile[:height, :width] = cv2.resize(read_image(sample.path), (width, height), interpolation=cv2.INTER_AREA)
+    tile[:height, :width] = cv2.resize(sample.read_image(), (width, height), interpolation=cv2.INTER_AREA)
     for box in sample.boxes * scale:
         _rectangle(tile, box, _WHITE)
     for row in rows[rows[:, 4] > _CONFIDENCE][::-1]:  # the best last, over the others

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_core.data.coco import Sample
-from yolo_core.data.images import Pixels, read_image
+from yolo_core.data.images import Pixels
 from yolo_core.data.letterbox import fit_size, resize
 from yolo_core.data.prefetch import prefetched
 from yolo_core.errors import DataError
@@ -98,7 +98,7 @@ def read_stored(sample: Sample) -> Pixels:
     Raises:
         DataError: as `decode_resized`.
     """
-    image = read_image(sample.path)
+    image = sample.read_image()
     height, width = image.shape[:2]
     if (width, height) != (sample.width, sample.height):
         expected = f"{sample.width}x{sample.height}"

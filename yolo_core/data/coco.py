@@ -5,28 +5,32 @@
     dataset.json              names, category ids, splits with counts, content digest
     manifest.csv              path, bytes, sha256, width, height, split of every image, sorted by path
     annotations/SPLIT.json    COCO JSON; file_name is relative to images/
-    images/SPLIT/NAME.jpg     the source's bytes, as they were
+    images/SPLIT/NAME.jpg     the source's bytes, as they were; a large dataset has, in place of images/,
+    shards/                   tar files of them with an index (`yolo_core.data.shards`)
 
 The model predicts a class index i; ``names[i]`` is its name and ``category_ids[i]`` its id in the
 COCO files. Ids of images and annotations start at 1 and are unique over the dataset. The digest
-covers names, category ids, images and annotations, so two folders with one digest are one dataset.
+covers names, category ids, images and annotations, so two folders with one digest are one dataset, be
+their images files or packed.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_core.data.images import read_image
+from yolo_core.data.images import Pixels, decode_image, read_image
+from yolo_core.data.quarantine import read_quarantine, without
+from yolo_core.data.shards import INDEX_FILE, ShardWriter, Span, read_bytes, read_index
 from yolo_core.data.writer import (
     DATASET_FILE,
     FORMAT,
@@ -41,7 +45,7 @@ from yolo_core.data.writer import (
     check_file_name,
 )
 from yolo_core.errors import DataError, UsageError
-from yolo_core.files import swap
+from yolo_core.files import scratch_beside, swap
 
 __all__ = [
     "SPLITS",
@@ -53,6 +57,7 @@ __all__ = [
     "SourceImage",
     "SplitInfo",
     "class_table",
+    "may_replace",
     "open_dataset",
     "read_image",
     "write_dataset",
@@ -67,6 +72,8 @@ class Sample:
     """One image and its truth.
 
     Attributes:
+        path: what the image is called, also in messages: its file, or, if it is in a shard, where that
+            would be. Its bytes come from `read_bytes`, its pixels from `read_image`.
         width, height: of the stored pixels.
         boxes: (n, 4) xyxy in pixels, as annotated: not clipped to the image.
         classes: (n,) class index.
@@ -74,6 +81,7 @@ class Sample:
         polygons: per box its largest polygon, (k, 2) xy in pixels, or None where no single
             polygon spans the box.
         sha256: content digest of the file; empty when unknown.
+        span: where in a shard the image is; None if it is a file.
     """
 
     image_id: int
@@ -85,6 +93,15 @@ class Sample:
     crowd: NDArray[np.bool_]
     polygons: tuple[NDArray[np.float32] | None, ...]
     sha256: str = ""
+    span: Span | None = None
+
+    def read_bytes(self) -> bytes:
+        """Read the image as it is stored: JPEG or PNG. Raises a `DataError` if it cannot be read."""
+        return read_bytes(self.path, self.span)
+
+    def read_image(self) -> Pixels:
+        """Decode the image: (H, W, 3) BGR uint8. Raises a `DataError` if that cannot be done."""
+        return decode_image(self.read_bytes(), str(self.path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +114,11 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionDataset:
-    """A canonical folder, opened: what dataset.json says, and the way to the samples."""
+    """A canonical folder, opened: what dataset.json says, and the way to the samples.
+
+    ``excluded`` are images that validation set aside, as paths in the folder; there are no samples of them.
+    ``shards`` is the number of tar files that hold the images; 0 if each is a file of its own.
+    """
 
     root: Path
     name: str
@@ -105,6 +126,31 @@ class DetectionDataset:
     category_ids: tuple[int, ...]
     digest: str
     splits: Mapping[str, SplitInfo]
+    excluded: frozenset[str] = frozenset()
+    shards: int = 0
+
+    @cached_property
+    def spans(self) -> Mapping[str, Span]:
+        """Where images are that are not files: path in the folder -> place in a shard.
+
+        Raises:
+            DataError: the index or a shard is missing or broken.
+        """
+        return read_index(self.root) if self.shards else {}
+
+    def read_bytes(self, path: str) -> bytes:
+        """Read an image by its path in the folder, ``images/SPLIT/NAME``.
+
+        Raises:
+            DataError: there is no such image, or it cannot be read.
+        """
+        return read_bytes(self.root / path, self.span(path))
+
+    def span(self, path: str) -> Span | None:
+        """Return where in a shard an image is; None if images are files. Raises as `read_bytes` does."""
+        if self.shards and path not in self.spans:
+            raise DataError(f"{self.root / INDEX_FILE} lacks {path}; write the dataset again")
+        return self.spans.get(path)
 
     def annotation_file(self, split: str) -> Path:
         """Return the COCO JSON of a split.
@@ -123,6 +169,8 @@ class DetectionDataset:
     def samples(self, split: str) -> list[Sample]:
         """Read the images of a split with their boxes, in the annotation file's order.
 
+        Images that are set aside are left out with their annotations, whatever is wrong with those.
+
         Raises:
             DataError: the split is absent or empty, or an annotation is malformed or names an
                 unknown image or class; the message names the file and the id.
@@ -132,7 +180,7 @@ class DetectionDataset:
         if not coco.get("images"):
             raise DataError(f"{path} lists no images; write the dataset again")
         try:
-            return _build_samples(self, path, coco)
+            return _build_samples(self, path, without(coco, self.excluded))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is not valid COCO JSON: {type(error).__name__} {error}") from None
 
@@ -157,8 +205,10 @@ def open_dataset(root: Path) -> DetectionDataset:
             category_ids=classes.category_ids,
             digest=about["digest"],
             splits=splits,
+            excluded=frozenset(read_quarantine(root, about["digest"])),
+            shards=int(about.get("shards", 0)),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path} is broken ({type(error).__name__} {error}); write the dataset again"
         ) from None
@@ -176,12 +226,13 @@ def write_dataset(
     name: str,
     source: str,
     progress: Callable[[int], None] | None = None,
+    shard_bytes: int | None = None,
 ) -> DetectionDataset:
     """Write a canonical dataset folder, whole or not at all.
 
     It is written beside ``target`` and renamed into place; a dataset that was there before is
     replaced. Images of a split may come in any order, and one at a time: the result and its
-    digest do not depend on the order.
+    digest do not depend on the order. (Shards hold the images as they come.)
 
     Args:
         target: the folder to make.
@@ -190,30 +241,31 @@ def write_dataset(
         name: a short name for people.
         source: where the data came from, for people; not part of the digest.
         progress: called after each image with the number written so far.
+        shard_bytes: pack the images into shards of about this size (`yolo_core.data.shards`); None
+            writes each as a file.
 
     Raises:
         DataError: no training images, an image that is not JPEG or PNG, a name that leaves the
             folder or comes twice, a class index out of range.
-        UsageError: ``target`` holds something that is not a dataset.
+        UsageError: ``target`` holds something that is not a dataset, or another process writes beside it.
+        UnreachableError: the disk is full.
     """
     unknown = [split for split in splits if split not in SPLITS]
     if unknown or "train" not in splits:
         raise DataError(f"splits must be train and maybe val and test, not {', '.join(splits) or 'nothing'}")
-    if not _may_replace(target):
+    if not may_replace(target):
         raise UsageError(f"{target} exists and is not a dataset; remove it or choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with scratch_beside(target) as scratch:
         fresh = scratch / "new"
         fresh.mkdir()
-        writer = FolderWriter(root=fresh, classes=classes, progress=progress)
-        for split in SPLITS:
-            if split in splits:
-                writer.add_split(split, splits[split])
-        writer.finish(name, source)
+        shards = None if shard_bytes is None else ShardWriter(root=fresh, shard_bytes=shard_bytes)
+        writer = FolderWriter(root=fresh, classes=classes, progress=progress, shards=shards)
+        with closing(writer):
+            for split in SPLITS:
+                if split in splits:
+                    writer.add_split(split, splits[split])
+            writer.finish(name, source)
         swap(fresh, target, scratch / "old")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return open_dataset(target)
 
 
@@ -224,8 +276,8 @@ def class_table(names: Iterable[str], category_ids: Iterable[int] | None = None)
     return ClassTable(names=listed, category_ids=tuple(int(number) for number in numbers))
 
 
-def _may_replace(target: Path) -> bool:
-    """Whether nothing but a dataset or an empty folder would be lost."""
+def may_replace(target: Path) -> bool:
+    """Whether writing a dataset there would lose nothing but a dataset or an empty folder."""
     if not target.is_dir():
         return not target.exists()
     return (target / DATASET_FILE).is_file() or not any(target.iterdir())
@@ -287,12 +339,12 @@ def _build_samples(dataset: DetectionDataset, path: Path, coco: dict[str, Any]) 
             raise DataError(
                 f"{dataset.root / MANIFEST_FILE} lacks {image['file_name']}; write the dataset again"
             )
-        samples.append(_sample(dataset.root, row, image, (by_image[image["id"]], index_of)))
+        samples.append(_sample(dataset, row, image, (by_image[image["id"]], index_of)))
     return samples
 
 
 def _sample(
-    root: Path,
+    dataset: DetectionDataset,
     row: ManifestRow,
     image: dict[str, Any],
     truth: tuple[list[dict[str, Any]], dict[int, int]],
@@ -304,7 +356,7 @@ def _sample(
     boxes[:, 2:] += boxes[:, :2]
     return Sample(
         image_id=image["id"],
-        path=root / row.path,
+        path=dataset.root / row.path,
         width=int(image["width"]),
         height=int(image["height"]),
         boxes=boxes.astype(np.float32),
@@ -315,6 +367,7 @@ def _sample(
             for annotation, box in zip(annotations, boxes, strict=True)
         ),
         sha256=row.sha256,
+        span=dataset.span(row.path),
     )
 
 
@@ -329,7 +382,7 @@ def _largest_polygon(segmentation: Any, box: NDArray[np.float64]) -> NDArray[np.
     polygons = [np.array(flat, np.float32).reshape(-1, 2) for flat in segmentation if len(flat) >= 6]
     if not polygons:
         return None
-    largest = max(polygons, key=_area)
+    largest = max(polygons, key=_area) if len(polygons) > 1 else polygons[0]
     edges = np.concatenate([largest.min(0), largest.max(0)])
     tolerance = max(2.0, _SPAN_TOLERANCE * float((box[2:] - box[:2]).max()))
     return largest if np.abs(edges - box).max() <= tolerance else None

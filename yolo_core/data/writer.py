@@ -9,12 +9,14 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from yolo_core.data.images import probe_size
+from yolo_core.data.shards import ShardWriter, read_bytes
 from yolo_core.errors import DataError
 
 FORMAT = 1
@@ -23,6 +25,7 @@ DATASET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.csv"
 MANIFEST_COLUMNS = ("path", "bytes", "sha256", "width", "height", "split")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_CHUNK = 4096  # records whose JSON is made at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +85,15 @@ class ClassTable:
 
 @dataclass(kw_only=True)
 class FolderWriter:
-    """Writes splits, one after another, into an empty folder; `finish` then seals it."""
+    """Writes splits, one after another, into an empty folder; `finish` then seals it.
+
+    ``shards`` takes the images; without it each becomes a file.
+    """
 
     root: Path
     classes: ClassTable
     progress: Callable[[int], None] | None = None
+    shards: ShardWriter | None = None
     rows: list[ManifestRow] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -106,23 +113,23 @@ class FolderWriter:
                 self.progress(len(self.rows) + len(records))
         if not records:
             raise DataError(f"split {split!r} has no images; give it some or leave it out")
+        if self.shards is not None:
+            self.shards.end_split()
         records.sort(key=lambda record: record[0].path)
-        content = self._annotations(records)
         path = f"annotations/{split}.json"
-        self._write(path, content)
-        self.digests[path] = hashlib.sha256(content).hexdigest()
+        self.digests[path] = self._write_annotations(path, records)
         self.rows += [row for row, _ in records]
         self.counts[split] = {"images": len(records), "boxes": sum(len(boxes) for _, boxes in records)}
 
     def finish(self, name: str, source: str) -> None:
-        """Write manifest.csv and dataset.json."""
+        """Write manifest.csv, the index of the shards, and dataset.json."""
         self.rows.sort(key=lambda row: row.path)
         path = self.root / MANIFEST_FILE
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(MANIFEST_COLUMNS)
             table.writerows([getattr(row, column) for column in MANIFEST_COLUMNS] for row in self.rows)
-        about = {
+        about: dict[str, Any] = {
             "format": FORMAT,
             "name": name,
             "source": source,
@@ -131,7 +138,15 @@ class FolderWriter:
             "splits": self.counts,
             "digest": self.digest(),
         }
+        if self.shards is not None:
+            self.shards.finish()
+            about["shards"] = self.shards.shards
         self._write(DATASET_FILE, json.dumps(about, indent=2, ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        """Let go of what an error left open."""
+        if self.shards is not None:
+            self.shards.close()
 
     def digest(self) -> str:
         """Digest all that a model can learn from, whenever, wherever and in what order it was made."""
@@ -145,11 +160,14 @@ class FolderWriter:
 
     def _copy(self, split: str, image: SourceImage) -> ManifestRow:
         check_file_name(image.file_name)
-        content = image.content if isinstance(image.content, bytes) else _read(image.content)
+        content = image.content if isinstance(image.content, bytes) else read_bytes(image.content)
         width, height = probe_size(content, image.file_name)
         path = f"images/{split}/{image.file_name}"
-        self._write(path, content)
         sha256 = hashlib.sha256(content).hexdigest()
+        if self.shards is None:
+            self._write(path, content)
+        else:
+            self.shards.add(path, content, sha256)
         return ManifestRow(
             path=path, bytes=len(content), sha256=sha256, width=width, height=height, split=split
         )
@@ -159,29 +177,50 @@ class FolderWriter:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
 
-    def _annotations(self, records: list[tuple[ManifestRow, Sequence[SourceBox]]]) -> bytes:
-        images, annotations = [], []
-        for row, boxes in records:
-            self._last_image += 1
-            name = row.path.removeprefix("images/")
-            images.append(
-                {"id": self._last_image, "file_name": name, "width": row.width, "height": row.height}
-            )
-            for box in boxes:
-                self._last_annotation += 1
-                keys = {"id": self._last_annotation, "image_id": self._last_image}
-                annotations.append(keys | self._annotation(box, name))
+    def _write_annotations(self, path: str, records: list[tuple[ManifestRow, Sequence[SourceBox]]]) -> str:
+        """Write a COCO JSON piece by piece, its keys in canonical order, and return its digest, hex."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        first = self._last_image + 1
         pairs = zip(self.classes.category_ids, self.classes.names, strict=True)
         categories = [{"id": number, "name": name} for number, name in pairs]
-        return _canonical({"images": images, "annotations": annotations, "categories": categories})
+        images = (
+            {"id": number, "file_name": _name(row), "width": row.width, "height": row.height}
+            for number, (row, _) in enumerate(records, first)
+        )
+        parts = chain(
+            [b'{"annotations":['],
+            _elements(self._annotations(records, first)),
+            [b'],"categories":', _canonical(categories), b',"images":['],
+            _elements(images),
+            [b"]}"],
+        )
+        digest = hashlib.sha256()
+        with target.open("wb") as file:
+            for part in parts:
+                digest.update(part)
+                file.write(part)
+        self._last_image += len(records)
+        return digest.hexdigest()
+
+    def _annotations(
+        self, records: list[tuple[ManifestRow, Sequence[SourceBox]]], first: int
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the annotations of images whose ids begin with ``first``."""
+        for number, (row, boxes) in enumerate(records, first):
+            for box in boxes:
+                self._last_annotation += 1
+                annotation = self._annotation(box, _name(row))
+                annotation["id"], annotation["image_id"] = self._last_annotation, number
+                yield annotation
 
     def _annotation(self, box: SourceBox, name: str) -> dict[str, Any]:
         if not 0 <= box.class_index < len(self.classes.names):
             last = len(self.classes.names) - 1
             raise DataError(f"{name}: class index {box.class_index} is outside 0..{last}; correct the label")
-        x, y, width, height = (float(value) for value in box.box)
+        x, y, width, height = map(float, box.box)
         area = width * height if box.area is None else float(box.area)
-        if not all(math.isfinite(value) for value in (x, y, width, height, area)):
+        if not all(map(math.isfinite, (x, y, width, height, area))):
             raise DataError(f"{name}: box {box.box} has a coordinate that is not a number; correct the label")
         return {
             "category_id": self.classes.category_ids[box.class_index],
@@ -202,17 +241,15 @@ def check_file_name(name: str) -> None:
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or ":" in parts[0]:
         raise DataError(f"image name {name!r} leaves its folder; use a plain relative name")
-    if any(ord(character) < 32 for character in name):
-        raise DataError(f"image name {name!r} has control characters; rename the file")
+    if any(character < " " or "\ud800" <= character <= "\udfff" for character in name):
+        raise DataError(f"image name {name!r} has control characters or is no Unicode; rename the file")
     if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
         raise DataError(f"image name {name!r} must end in {', '.join(IMAGE_SUFFIXES)}; convert the file")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+def _name(row: ManifestRow) -> str:
+    """Return what annotations call an image: relative to images/."""
+    return row.path.removeprefix("images/")
 
 
 def _plain(segmentation: Any, name: str) -> Any:
@@ -221,10 +258,19 @@ def _plain(segmentation: Any, name: str) -> Any:
         return []
     if isinstance(segmentation, Mapping):
         return dict(segmentation)
-    polygons = [[float(value) for value in polygon] for polygon in segmentation]
-    if not all(math.isfinite(value) for polygon in polygons for value in polygon):
+    polygons = [list(map(float, polygon)) for polygon in segmentation]
+    if not all(map(math.isfinite, chain.from_iterable(polygons))):
         raise DataError(f"{name}: a polygon has a coordinate that is not a number; correct the label")
     return polygons
+
+
+def _elements(records: Iterable[Any]) -> Iterator[bytes]:
+    """Yield the canonical JSON of a list's elements, without the brackets, some thousands at a time."""
+    waiting = iter(records)
+    comma = b""
+    while chunk := list(islice(waiting, _CHUNK)):
+        yield comma + _canonical(chunk)[1:-1]
+        comma = b","
 
 
 def _canonical(content: Any) -> bytes:
