@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from yolo_core.engine.precision import to_floats
+from yolo_core.engine.tta import augmented
 from yolo_core.metrics.nms import NmsSettings, non_max_suppression
 
 # (B, 3, h, w) in 0..1 -> (B, N, 5 + nc), tensor or array: a model in evaluation mode, or an exported one.
@@ -38,6 +39,7 @@ class EvalSettings:
         batch_size: images per forward pass.
         rectangular: give each batch the smallest shape that holds it.
         nms: thresholds; the defaults are those of validation.
+        augment: look at each image three times, see `yolo_core.engine.tta`; the model must take any shape.
         precision: fp32, or bf16 / fp16 by autocast.
         device: torch device the images go to.
         threads: that decode and resize ahead.
@@ -50,6 +52,7 @@ class EvalSettings:
     batch_size: int = 1
     rectangular: bool = True
     nms: NmsSettings = VALIDATION
+    augment: bool = False
     precision: str = "fp32"
     device: str = "cpu"
     threads: int = 1
@@ -114,13 +117,14 @@ def running(model: Predictor, settings: EvalSettings) -> Iterator[Callable[[Tens
     layout = torch.contiguous_format if module is None else torch.channels_last
     was_training = module is not None and module.training
     dtype = _DTYPES[settings.precision]
+    predict = augmented(model, stride_of(model)) if settings.augment else model
 
     def run(images: Tensor) -> BatchOutput:
         began = time.perf_counter()
         scaled = to_floats(images, device, layout)
         converted = _now(device)
         with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-            predictions = torch.as_tensor(model(scaled))
+            predictions = torch.as_tensor(predict(scaled))
         forwarded = _now(device)
         found = non_max_suppression(predictions.float(), settings.nms)
         rows = [detections.cpu().numpy().astype(np.float32, copy=False) for detections in found]
