@@ -95,6 +95,10 @@ def _run_stage_command(name: str, rest: list[str]) -> int:
     options = _stage_parser(name).parse_args(rest)
     if name == "dataset" and options.preview is not None:
         return _preview(options.workspace, options.preview)
+    if name == "dataset" and options.diff is not None:
+        return _diff(options)
+    if name == "dataset" and options.fix is not None:
+        return _fix(options)
     result = run_stage(
         stage,
         Options(
@@ -120,13 +124,51 @@ def _stage_parser(name: str) -> Parser:
             metavar="OUT.png",
             help="only draw some images of the dataset that is there",
         )
+        parser.add_argument(
+            "--fix",
+            nargs="?",
+            const="",
+            metavar="FOLDER",
+            help="only write a cleaned version of the dataset that is there to a new folder "
+            "(default: data/dataset-fixed in the workspace)",
+        )
+        parser.add_argument(
+            "--diff",
+            nargs=2,
+            type=Path,
+            metavar=("OLD", "NEW"),
+            help="only list what images, boxes and classes changed from one version's folder to another's",
+        )
     return parser
 
 
-def _preview(workspace: str, target: Path) -> int:
+def _dataset_folder(workspace: str) -> Path:
     folder = local_workspace(workspace).path("data/dataset")
     if not folder.is_dir():
         raise UsageError(f"no dataset at {folder}; run `python -m components dataset` first")
+    return folder
+
+
+def _diff(options: argparse.Namespace) -> int:
+    found = resolve("components.dataset.diff:diff")(*options.diff)
+    if options.json:
+        show(found, as_json=True)
+    else:
+        for line in resolve("components.dataset.diff:describe")(found):
+            say(line)
+    return 0
+
+
+def _fix(options: argparse.Namespace) -> int:
+    folder = _dataset_folder(options.workspace)
+    target = Path(options.fix) if options.fix else folder.with_name("dataset-fixed")
+    result = resolve("components.dataset.fix:fix")(folder, target)
+    show(result, as_json=options.json)
+    return 0
+
+
+def _preview(workspace: str, target: Path) -> int:
+    folder = _dataset_folder(workspace)
     resolve("components.dataset.preview:preview")(folder, target)
     say(f"preview: {target}")
     return 0

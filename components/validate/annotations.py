@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
-from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_core.data.runs import equal_pairs
+from yolo_core.data.faults import outline_problem, overlaps
 from yolo_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,36 +86,6 @@ def _judge_outline(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def outline_problem(segmentation: Any) -> str:
-    """Say what is wrong with a COCO segmentation, or return an empty text; none at all is right."""
-    if isinstance(segmentation, dict):
-        size = segmentation.get("size")
-        right = (
-            isinstance(size, list) and len(size) == 2 and isinstance(segmentation.get("counts"), (str, list))
-        )
-        return "" if right else "a run-length mask lacks size or counts"
-    if segmentation is None or segmentation == []:
-        return ""
-    if not isinstance(segmentation, list):
-        return f"is a {type(segmentation).__name__}"
-    return next((problem for polygon in segmentation if (problem := _polygon_problem(polygon))), "")
-
-
-def _polygon_problem(polygon: Any) -> str:
-    if not isinstance(polygon, list):
-        return f"an outline is a {type(polygon).__name__}"
-    if len(polygon) % 2 or len(polygon) < 6:
-        return f"an outline has {len(polygon)} values"
-    xs, ys = polygon[::2], polygon[1::2]
-    try:  # the shoelace formula
-        double = sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))
-    except TypeError:
-        return "an outline holds something other than numbers"
-    if not isinstance(double, (int, float)) or not math.isfinite(double):
-        return "an outline has a point that is not finite"
-    return "" if abs(double) > 1e-6 else "an outline encloses nothing"
-
-
 def build_annotations(contents: Mapping[str, Content]) -> pd.DataFrame:
     """Make the table from the COCO JSON of each split."""
     import pandas as pd
@@ -175,16 +143,8 @@ def _twin_iou(table: pd.DataFrame) -> NDArray[np.float64]:
     for column in ("split", "image_id", "category_id", "iscrowd"):
         codes = pd.factorize(table[column].astype(str) if table[column].dtype == object else table[column])[0]
         key = pd.factorize(key * (codes.max(initial=0) + 2) + codes)[0].astype(np.int64)
-    x, y, w, h = (table[name].to_numpy() for name in "xywh")
     best = np.zeros(len(table))
-    for first, second in equal_pairs(key):
-        across = np.minimum(x[first] + w[first], x[second] + w[second]) - np.maximum(x[first], x[second])
-        down = np.minimum(y[first] + h[first], y[second] + h[second]) - np.maximum(y[first], y[second])
-        shared = np.clip(across, 0, None) * np.clip(down, 0, None)
-        iou = shared / (w[first] * h[first] + w[second] * h[second] - shared)
-        same = (x[first] == x[second]) & (y[first] == y[second]) & (w[first] == w[second])
-        iou[same & (h[first] == h[second])] = 1.0  # also where there is no area
-        iou = np.nan_to_num(iou, nan=0.0, posinf=0.0, neginf=0.0)
+    for first, second, iou in overlaps(key, table[["x", "y", "w", "h"]].to_numpy()):
         np.maximum.at(best, first, iou)
         np.maximum.at(best, second, iou)
     return best

@@ -21,7 +21,7 @@ from yolo_core.errors import DataError
 _MOST = 16
 _MARGIN = 24  # pixels round a picture, where boxes that leave it can be seen
 _CAPTION = 58  # pixels below it
-_RED, _GREY, _INK = (40, 40, 235), (150, 150, 150), (30, 30, 30)  # BGR
+_RED, _BLUE, _INK = (40, 40, 235), (220, 130, 20), (30, 30, 30)  # BGR
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -70,7 +70,7 @@ def _draw_box(tile: Pixels, box: Mapping[str, Any], scale: float, is_wrong: bool
     edges = (box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"])
     # Far beyond the picture OpenCV's integers would overflow.
     left, top, right, bottom = (round(min(max(_MARGIN + edge * scale, -4096), 4096)) for edge in edges)
-    colour = _RED if is_wrong else _GREY
+    colour = _RED if is_wrong else _BLUE
     cv2.rectangle(tile, (left, top), (right, bottom), colour, 2 if is_wrong else 1)
     if is_wrong:
         write(tile, f"{plain(box['annotation_id'])}", (left, top), colour)

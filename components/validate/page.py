@@ -107,7 +107,7 @@ def write_page(
         state="passed" if verdict.passed else "failed",
         verdict=html.escape(_say(verdict, outcomes)),
         facts=_facts(dataset, tables),
-        rules="\n".join(_rule(outcome, tables) for outcome in outcomes),
+        rules="\n".join(_rule(outcome, tables) for outcome in sorted(outcomes, key=_concern)),
         quarantine=_quarantine(verdict),
         offenders=section,
         splits=_rows(tables.splits.drop(columns="row").itertuples(index=False)),
@@ -122,11 +122,13 @@ def write_page(
 
 def _say(verdict: Verdict, outcomes: list[Outcome]) -> str:
     warned = sum(not outcome.success and outcome.severity != BLOCK for outcome in outcomes)
-    warnings = f"; {warned} rule{'s' * (warned != 1)} warn" if warned else ""
+    warnings = f"; {warned} {'rule warns' if warned == 1 else 'rules warn'}" if warned else ""
     if not verdict.passed:
         return f"Not fit for training: {verdict.reason}{warnings}."
     if verdict.quarantine:
-        return f"Fit for training without {len(verdict.quarantine)} images that are set aside{warnings}."
+        count = len(verdict.quarantine)
+        aside = "an image that is" if count == 1 else f"{count:,} images that are"
+        return f"Fit for training without {aside} set aside{warnings}."
     return f"Fit for training{warnings}."
 
 
@@ -138,6 +140,11 @@ def _facts(dataset: DetectionDataset, tables: Tables) -> str:
         "classes": f"{len(dataset.names):,}",
     }
     return "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
+
+
+def _concern(outcome: Outcome) -> int:
+    """Sort what blocks before what warns, and that before what holds."""
+    return 2 if outcome.success else int(not outcome.blocks)
 
 
 def _rule(outcome: Outcome, tables: Tables) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from yolo_core.data.coco import DetectionDataset
 if TYPE_CHECKING:
     import pandas as pd
 
-_CELLS = 48  # of the heat map, each way
+_FEW, _MANY = 12, 48  # cells of the heat map, each way
 _SMALL, _LARGE = 32, 96  # pixels: COCO calls boxes below and above small and large
 
 
@@ -53,7 +54,8 @@ def draw_centres(_dataset: DetectionDataset, tables: Tables, target: IO[bytes]) 
     boxes = _sound(tables)
     across = (boxes["x"] + boxes["w"] / 2) / boxes["width"]
     down = (boxes["y"] + boxes["h"] / 2) / boxes["height"]
-    counts, _, _ = np.histogram2d(down, across, _CELLS, [(0, 1), (0, 1)])
+    cells = int(np.clip(math.sqrt(len(boxes) / 8), _FEW, _MANY))
+    counts, _, _ = np.histogram2d(down, across, cells, [(0, 1), (0, 1)])
     shown = axes.imshow(counts, cmap="magma", extent=(0, 1, 1, 0), aspect="auto", interpolation="nearest")
     axes.set(xlabel="left to right, share of the width", ylabel="top to bottom, share of the height")
     figure.colorbar(shown, ax=axes, label="boxes")

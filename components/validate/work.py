@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from components.job import Job
 from components.validate.config import ValidateConfig
 from components.validate.docs import make_offline
+from components.validate.images import Seen
 from components.validate.page import write_page
 from components.validate.reference import find_reference
 from components.validate.report import describe, summarise, write_reports
@@ -27,8 +29,10 @@ REPORT = "reports/validation.json"
 FOLDER = "reports/validation"
 
 
-def run(config: ValidateConfig, job: Job) -> dict[str, Any]:
+def run(config: ValidateConfig, job: Job, seen: Sequence[Seen] | None = None) -> dict[str, Any]:
     """Validate ``data/dataset``; returns whether it passed, with counts and the warnings.
+
+    ``seen`` is what the images are known to be, in the order of the annotation files; None decodes them.
 
     Raises:
         DataError: the dataset folder itself is broken.
@@ -36,7 +40,7 @@ def run(config: ValidateConfig, job: Job) -> dict[str, Any]:
             budget. The reports are written and logged before.
     """
     dataset = open_dataset(job.path(DATASET))
-    tables = build_tables(dataset, config, find_reference(config.champion, job.tracker))
+    tables = build_tables(dataset, config, find_reference(config.champion, job.tracker), seen)
     docs = job.path(FOLDER) / "data_docs"
     docs.mkdir(parents=True, exist_ok=True)
     outcomes = check(tables, dataset.category_ids, config, docs)

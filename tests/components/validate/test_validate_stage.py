@@ -109,11 +109,11 @@ def test_bccd_passes_without_the_image_that_two_splits_share(assets: Path, tmp_p
     assert done.result["quarantined"] == 1
     assert done.broken == {"box_not_tiny", "image_looks_in_one_split"}
     dataset = open_dataset(tmp_path / "data" / "dataset")
-    shared = {"images/train/BloodImage_00038.jpg", "images/test/BloodImage_00037.jpg"}
+    shared = {"images/train/BloodImage_00038.jpg", "images/val/BloodImage_00037.jpg"}
     assert set(done.rule("image_looks_in_one_split")["files"]) == shared
-    assert dataset.excluded == {"images/train/BloodImage_00038.jpg"}  # the test's stays
+    assert dataset.excluded == {"images/train/BloodImage_00038.jpg"}  # what measures stays
     assert len(dataset.samples("train")) == dataset.splits["train"].images - 1
-    assert len(dataset.samples("test")) == dataset.splits["test"].images
+    assert len(dataset.samples("val")) == dataset.splits["val"].images
     assert done.rule("box_not_tiny")["files"] == [
         "images/train/BloodImage_00343.jpg",
         "images/val/BloodImage_00338.jpg",
