@@ -14,6 +14,7 @@ STAGES: tuple[Stage, ...] = (
             "yolo_core/data/coco.py",
             "yolo_core/data/images.py",
             "yolo_core/data/phash.py",
+            "yolo_core/data/samples.py",
             "yolo_core/data/shards.py",
             "yolo_core/data/writer.py",
             "yolo_core/files.py",
