@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yolo_core.engine.recipe import PRESETS, Hyperparameters
 from yolo_core.model.variants import get_variant
@@ -39,6 +40,8 @@ class DataFacts:
     median_side: float
     small_side: float
     """Side (square root of the area) that a tenth of the boxes stay below."""
+    size_spread: float
+    """Standard deviation of the logarithm of the sides within a class; 0 if it is not known."""
     polygon_share: float
     """Share of boxes that come with a polygon."""
 
@@ -63,11 +66,12 @@ class RecipeChoice:
 
 def describe_data(samples: Sequence[Sample], classes: int, image_size: int) -> DataFacts:
     """Measure a training split as it looks with its longest side at ``image_size`` pixels."""
-    sides, polygons = [np.zeros(0)], 0
+    sides, labels, polygons = [np.zeros(0)], [np.zeros(0, np.int64)], 0
     for sample in samples:
         boxes = sample.boxes.astype(np.float64)
         extent = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None) * image_size / max(sample.width, sample.height)
         sides.append(np.sqrt(extent.prod(axis=1)))
+        labels.append(sample.classes)
         polygons += sum(polygon is not None for polygon in sample.polygons)
     side = np.concatenate(sides)
     return DataFacts(
@@ -75,8 +79,17 @@ def describe_data(samples: Sequence[Sample], classes: int, image_size: int) -> D
         classes=classes,
         median_side=float(np.median(side)) if side.size else 0.0,
         small_side=float(np.quantile(side, 0.1)) if side.size else 0.0,
+        size_spread=_spread_within(side, np.concatenate(labels)),
         polygon_share=polygons / side.size if side.size else 0.0,
     )
+
+
+def _spread_within(sides: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
+    """Return the pooled standard deviation of log(sides) (n,) about the mean of each class (n,)."""
+    logs, found = np.log(sides[sides > 0]), classes[sides > 0]
+    groups = [logs[found == each] for each in np.unique(found)]
+    freedom = len(logs) - len(groups)
+    return float(np.sqrt(sum(((group - group.mean()) ** 2).sum() for group in groups) / max(freedom, 1)))
 
 
 def choose_recipe(data: DataFacts, run: RunFacts) -> RecipeChoice:
@@ -85,7 +98,8 @@ def choose_recipe(data: DataFacts, run: RunFacts) -> RecipeChoice:
     choice = _Draft(PRESETS[name], [f"{name} is the base: it fits the capacity of {run.variant}"])
     _fit_steps(choice, data, run)
     _fit_classes(choice, data)
-    _fit_augmentation(choice, data, run)
+    if _full_steps(data, run) < LONG_RUN_STEPS:
+        _fit_augmentation(choice, data, run)
     return RecipeChoice(hyperparameters=choice.hyperparameters, reasons=tuple(choice.reasons))
 
 
@@ -113,11 +127,15 @@ PRESET_LOW_WIDTH = {False: 0.5, True: 0.25}
 """Widest model, without and with P6, that the release trained with the low recipe."""
 
 
+def _full_steps(data: DataFacts, run: RunFacts) -> float:
+    return data.images * run.epochs / 64
+
+
 def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
     """Nominal batch, warm-up and averaging in proportion to the length of the run."""
     per_epoch = max(-(-data.images // run.batch_size), 1)
     iterations = per_epoch * run.epochs
-    full_steps = data.images * run.epochs / 64
+    full_steps = _full_steps(data, run)
     if full_steps < LONG_RUN_STEPS and run.batch_size < 64:
         draft.change(
             f"{full_steps:.0f} steps of 64 images are too few, so each batch of {run.batch_size} is a step",
@@ -128,7 +146,9 @@ def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
                 f"the loss is summed over {run.batch_size} images, not 64, and the rate makes up for it",
                 lr0=round(draft.hyperparameters.lr0 * 64 / run.batch_size, 5),
             )
-    warmup = min(max(90, iterations // 20), max(iterations // 4, 1))
+    # A checkpoint is past the first steps, which the warm-up is for; only a new head has them before it.
+    least = min(90, iterations // 10 if run.pretrained else iterations // 4)
+    warmup = max(least, min(iterations // 20, 1000), 1)
     if warmup < draft.hyperparameters.warmup_iterations:
         draft.change(
             f"1000 iterations of warm-up are {1000 / iterations:.0%} of this run",
@@ -161,10 +181,19 @@ def _fit_augmentation(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
             f"a tenth of the boxes are under {data.small_side:.0f} px and must not shrink below a cell",
             scale=round(min(draft.hyperparameters.scale, room), 2),
         )
+    if data.size_spread > 0:
+        # The logarithm of a factor drawn from 1 - scale to 1 + scale spreads by about scale / sqrt(3).
+        draft.change(
+            f"the boxes of a class differ in size by a factor of {np.exp(data.size_spread):.2f}, and "
+            "sizes far from theirs need no learning",
+            scale=round(min(draft.hyperparameters.scale, max(3**0.5 * data.size_spread, 0.1)), 2),
+        )
     if data.polygon_share == 0:
         draft.change("the data has no polygons to paste", copy_paste=0.0)
-    if run.epochs >= 10:
+    # Little is left of a mosaic's use where the run ends before its images grow stale.
+    share, words = (2, "half") if run.pretrained else (10, "tenth")
+    if run.epochs >= share:
         draft.change(
-            "the last tenth of the epochs sees images as they are, without mosaic",
-            plain_epochs=min(run.epochs // 10, 15),
+            f"the last {words} of the epochs, 15 at most, sees images as they are, without mosaic",
+            plain_epochs=min(run.epochs // share, 15),
         )

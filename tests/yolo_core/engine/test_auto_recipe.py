@@ -2,16 +2,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from yolo_core.engine.auto_recipe import DataFacts, RunFacts, choose_recipe, describe_data
 from yolo_core.engine.recipe import PRESETS
 from yolo_core.model.variants import VARIANTS
 
-COCO = DataFacts(images=118_287, classes=80, median_side=60.0, small_side=16.5, polygon_share=1.0)
-DIGITS = DataFacts(images=480, classes=10, median_side=28.0, small_side=17.0, polygon_share=1.0)
+COCO = DataFacts(
+    images=118_287, classes=80, median_side=60.0, small_side=16.5, size_spread=1.0, polygon_share=1.0
+)
+DIGITS = DataFacts(
+    images=480, classes=10, median_side=28.0, small_side=17.0, size_spread=0.44, polygon_share=1.0
+)
+CELLS = DataFacts(
+    images=205, classes=3, median_side=51.0, small_side=35.0, size_spread=0.16, polygon_share=0.0
+)
 COCO_RUN = RunFacts(variant="yolov5s", batch_size=64, epochs=300, pretrained=False)
 SHORT_RUN = RunFacts(variant="yolov5n", batch_size=16, epochs=100, pretrained=False)
+TUNING = RunFacts(variant="yolov5n", batch_size=16, epochs=30, pretrained=True)
 
 
 @pytest.mark.parametrize(
@@ -27,12 +36,11 @@ SHORT_RUN = RunFacts(variant="yolov5n", batch_size=16, epochs=100, pretrained=Fa
         ("yolov5x6", "v6.0-high"),
     ],
 )
-def test_a_run_of_cocos_size_keeps_the_exact_recipe(variant: str, preset: str) -> None:
-    choice = choose_recipe(COCO, replace(COCO_RUN, variant=variant))
-    last_epochs = {"plain_epochs": choice.hyperparameters.plain_epochs}
-    scale = {"scale": choice.hyperparameters.scale}  # no preset shrinks a tenth of COCO's boxes below a cell
-    assert choice.hyperparameters == replace(PRESETS[preset], **last_epochs, **scale)
-    assert preset in choice.reasons[0]
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_a_run_of_cocos_size_keeps_the_exact_recipe(variant: str, preset: str, pretrained: bool) -> None:
+    choice = choose_recipe(COCO, replace(COCO_RUN, variant=variant, pretrained=pretrained))
+    assert choice.hyperparameters == PRESETS[preset]
+    assert len(choice.reasons) == 1 and preset in choice.reasons[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -56,6 +64,18 @@ def test_short_runs_step_on_every_batch_with_steps_of_the_same_length(
 def test_a_checkpoint_is_tuned_with_shorter_steps() -> None:
     recipe = choose_recipe(DIGITS, replace(SHORT_RUN, pretrained=True)).hyperparameters
     assert (recipe.nominal_batch, recipe.lr0) == (16, 0.01)
+
+
+def test_a_short_tuning_spends_a_tenth_on_warm_up_and_half_on_whole_images() -> None:
+    recipe = choose_recipe(CELLS, TUNING).hyperparameters
+    assert (recipe.warmup_iterations, recipe.warmup_epochs, recipe.plain_epochs) == (39, 3.0, 15)
+    longer = choose_recipe(CELLS, replace(TUNING, epochs=300)).hyperparameters
+    assert (longer.warmup_iterations, longer.plain_epochs) == (195, 15)
+
+
+@pytest.mark.parametrize(("epochs", "plain"), [(1, 0), (9, 0), (10, 1), (60, 6), (300, 15)])
+def test_a_run_from_scratch_ends_on_whole_images(epochs: int, plain: int) -> None:
+    assert choose_recipe(DIGITS, replace(SHORT_RUN, epochs=epochs)).hyperparameters.plain_epochs == plain
 
 
 def test_small_data_gets_a_warm_up_of_about_ninety_iterations() -> None:
@@ -97,6 +117,13 @@ def test_small_objects_are_shrunk_less() -> None:
     assert tiny.scale < large.scale <= 0.5
 
 
+@pytest.mark.parametrize(
+    ("spread", "scale"), [(0.0, 0.5), (0.01, 0.1), (0.16, 0.28), (0.25, 0.43), (0.44, 0.5), (2.0, 0.5)]
+)
+def test_images_are_scaled_as_far_as_the_boxes_of_a_class_differ(spread: float, scale: float) -> None:
+    assert choose_recipe(replace(CELLS, size_spread=spread), TUNING).hyperparameters.scale == scale
+
+
 def test_copy_paste_needs_polygons() -> None:
     run = replace(SHORT_RUN, variant="yolov5x")
     assert choose_recipe(DIGITS, run).hyperparameters.copy_paste == 0.1
@@ -114,7 +141,18 @@ def test_data_is_described_at_the_training_size(make_sample) -> None:  # type: i
     assert facts.polygon_share == pytest.approx(1 / 3)
 
 
+def test_spread_of_sizes_is_measured_within_each_class(make_sample) -> None:  # type: ignore[no-untyped-def]
+    """Logs are 1 off their class's mean, 4 of them with 2 degrees of freedom: sqrt(4 / 2)."""
+    sides = [10.0, 10 * np.e**2, 100.0, 100 * np.e**2]
+    boxes = [[0, 0, side, side] for side in sides]
+    sample = replace(make_sample(width=1000, height=1000, boxes=boxes), classes=np.array([0, 0, 1, 1]))
+    facts = describe_data([sample], classes=2, image_size=640)
+    assert facts.size_spread == pytest.approx(np.sqrt(2))
+    alone = replace(sample, classes=np.arange(4))
+    assert describe_data([alone], classes=4, image_size=640).size_spread == 0
+
+
 def test_data_without_boxes_is_described_too() -> None:
     facts = describe_data([], classes=3, image_size=160)
-    assert (facts.median_side, facts.polygon_share) == (0.0, 0.0)
+    assert (facts.median_side, facts.size_spread, facts.polygon_share) == (0.0, 0.0, 0.0)
     assert choose_recipe(facts, SHORT_RUN).hyperparameters.scale == 0.5
