@@ -108,11 +108,8 @@ def _describe(dataset: DetectionDataset) -> Report:
 def _compare_classes(old: DetectionDataset, new: DetectionDataset) -> Report:
     """Compare classes by name; one is renumbered if its index or its category id is another."""
     before, after = (
-        {
-            name: (index, number)
-            for index, (name, number) in enumerate(zip(d.names, d.category_ids, strict=True))
-        }
-        for d in (old, new)
+        {name: (index, dataset.category_ids[index]) for index, name in enumerate(dataset.names)}
+        for dataset in (old, new)
     )
     return {
         "added": [name for name in after if name not in before],

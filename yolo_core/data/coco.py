@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,7 +176,8 @@ def open_dataset(root: Path) -> DetectionDataset:
         raise DataError(
             f"{path} is broken ({type(error).__name__} {error}); write the dataset again"
         ) from None
-    for needed in (root / MANIFEST_FILE, *(dataset.annotation_file(split) for split in splits)):
+    index = [root / INDEX_FILE] if dataset.shards else []
+    for needed in (root / MANIFEST_FILE, *index, *(dataset.annotation_file(split) for split in splits)):
         if not needed.is_file():
             raise DataError(f"{needed} is missing; write the dataset again")
     return dataset
@@ -189,7 +190,6 @@ def write_dataset(
     *,
     name: str,
     source: str,
-    progress: Callable[[int], None] | None = None,
     shard_bytes: int | None = None,
 ) -> DetectionDataset:
     """Write a canonical dataset folder, whole or not at all.
@@ -204,7 +204,6 @@ def write_dataset(
         classes: names and category ids; see `class_table`.
         name: a short name for people.
         source: where the data came from, for people; not part of the digest.
-        progress: called after each image with the number written so far.
         shard_bytes: pack the images into shards of about this size (`yolo_core.data.shards`); None
             writes each as a file.
 
@@ -223,7 +222,7 @@ def write_dataset(
         fresh = scratch / "new"
         fresh.mkdir()
         shards = None if shard_bytes is None else ShardWriter(root=fresh, shard_bytes=shard_bytes)
-        writer = FolderWriter(root=fresh, classes=classes, progress=progress, shards=shards)
+        writer = FolderWriter(root=fresh, classes=classes, shards=shards)
         with closing(writer):
             for split in SPLITS:
                 if split in splits:

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -92,7 +92,6 @@ class FolderWriter:
 
     root: Path
     classes: ClassTable
-    progress: Callable[[int], None] | None = None
     shards: ShardWriter | None = None
     rows: list[ManifestRow] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -109,8 +108,6 @@ class FolderWriter:
                 raise DataError(f"two images of split {split!r} are called {image.file_name!r}; rename one")
             seen.add(image.file_name)
             records.append((self._copy(split, image), image.boxes))
-            if self.progress is not None:
-                self.progress(len(self.rows) + len(records))
         if not records:
             raise DataError(f"split {split!r} has no images; give it some or leave it out")
         if self.shards is not None:

@@ -121,13 +121,6 @@ def test_same_images_give_the_same_bytes(tmp_path: Path, paint: Paint) -> None:
         assert (first.root / path).read_bytes() == (second.root / path).read_bytes()
 
 
-def test_progress_counts_images(tmp_path: Path, paint: Paint) -> None:
-    seen: list[int] = []
-    images = {"train": [paint(0), paint(1)], "val": [paint(2)]}
-    write_dataset(tmp_path / "d", images, CLASSES, name="t", source="t", progress=seen.append)
-    assert seen == [1, 2, 3]
-
-
 @pytest.mark.parametrize(
     "name",
     ["../x.png", "/x.png", "a/../../x.png", "a\\x.png", "C:/x.png", "a//x.png", "", "a\n.png", "x.gif"],
