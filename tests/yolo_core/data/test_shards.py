@@ -24,7 +24,7 @@ from yolo_core.data.loader import TrainLoader, TrainLoaderSettings
 from yolo_core.errors import DataError
 
 CLASSES = class_table(["red", "green", "blue"])
-SMALL = 3000  # bytes per shard: a handful of painted pictures
+SMALL = 6000  # bytes per shard: a handful of painted pictures
 Paint = Callable[..., SourceImage]
 
 
@@ -151,7 +151,7 @@ def test_loaders_and_cache_give_the_same_from_shards(
 def test_threads_and_forked_processes_read_at_once(packed: DetectionDataset) -> None:
     samples = packed.samples("train")
     assert samples[0].read_bytes()  # the parent has read before it forks
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
 
     def sound(number: int) -> bool:
         order = np.random.default_rng(number).permutation(len(samples))
@@ -166,7 +166,7 @@ def test_threads_and_forked_processes_read_at_once(packed: DetectionDataset) -> 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(sound, range(40)))
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    assert len(os.listdir("/proc/self/fd")) <= open_before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) <= open_before + 1
 
 
 def test_a_dataset_that_is_replaced_is_not_read_from_its_old_shards(
@@ -200,13 +200,13 @@ def test_a_missing_shard_or_index_is_named(packed: DetectionDataset) -> None:
 
 
 def test_a_shard_that_is_cut_off_is_named(packed: DetectionDataset) -> None:
-    samples = packed.samples("train")
     path = packed.root / "shards/train-00000.tar"
+    samples = [sample for sample in packed.samples("train") if sample.span and sample.span.file == path]
     os.truncate(path, 2000)
     with pytest.raises(DataError, match=r"train-00000\.tar ends before .*bring the shard again"):
         open_dataset(packed.root).samples("train")
     with pytest.raises(DataError, match=r"train-00000\.tar ends before"):
-        samples[5].read_bytes()
+        samples[-1].read_bytes()
     path.unlink()
     with pytest.raises(DataError, match=r"train-00000\.tar cannot be read"):
         samples[0].read_image()
