@@ -88,6 +88,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--image-size", type=_positive, help="pixels, checkpoints only (default: as the model was trained)"
     )
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="checkpoints only: look at each image three times, also smaller and mirrored",
+    )
     return parser.parse_args(argv)
 
 

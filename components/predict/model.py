@@ -33,14 +33,16 @@ def open_model(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels],
     They are what `yolo_core.engine.detections.describe` makes of them, for either kind of model.
 
     Raises:
-        UsageError: no such model, or a checkpoint that cannot be read.
+        UsageError: no such model, a checkpoint that cannot be read, or an option that is for checkpoints.
         UnreachableError: MLflow does not answer.
     """
     if options.model.startswith(REGISTRY):
         if options.image_size is not None:
             raise UsageError("--image-size is for checkpoints; a registered model has its own size")
+        if options.augment:
+            raise UsageError("--augment is for checkpoints; a registered model may take one shape only")
         return _registered(options, thresholds)
-    return _checkpoint(Path(options.model), thresholds, options.image_size)
+    return _checkpoint(options, thresholds)
 
 
 def _registered(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels], Detections]:
@@ -58,23 +60,26 @@ def _registered(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels]
     return run
 
 
-def _checkpoint(path: Path, thresholds: Thresholds, image_size: int | None) -> Callable[[Pixels], Detections]:
+def _checkpoint(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels], Detections]:
     from yolo_core.engine.detections import describe
     from yolo_core.engine.evaluate import EvalSettings, detect
     from yolo_core.metrics.nms import NmsSettings
     from yolo_core.model.variants import get_variant
     from yolo_core.model.weights import load_checkpoint
 
+    path = Path(options.model)
     if not path.is_file():
         raise UsageError(
             f"no checkpoint at {path}; name a file, or a registered model as models:/NAME@champion"
         )
     model = load_checkpoint(path)
-    size = image_size or int(model.metadata.get("image_size") or get_variant(model.variant).train_size)
+    size = options.image_size or int(
+        model.metadata.get("image_size") or get_variant(model.variant).train_size
+    )
     nms = NmsSettings(
         confidence=thresholds.confidence, iou=thresholds.iou, max_detections=thresholds.max_detections
     )
-    settings = EvalSettings(image_size=size, nms=nms)
+    settings = EvalSettings(image_size=size, nms=nms, augment=options.augment)
     model.fuse()
 
     def run(image: Pixels) -> Detections:

@@ -20,6 +20,7 @@ class StudyConfig:
         confidence: detections under this score are left out; 0.001 for a true mAP.
         iou: of two boxes of one class that overlap more than this, the weaker goes.
         precision: fp32, bf16 or fp16.
+        augment: look at each image three times (test-time augmentation); quality and times are of that.
         device: cpu, cuda, or auto: cuda where there is a GPU.
         timed_images: images, spread evenly over the split, on which the times are measured.
     """
@@ -30,6 +31,7 @@ class StudyConfig:
     confidence: float
     iou: float
     precision: str
+    augment: bool
     device: str
     timed_images: int
 

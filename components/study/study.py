@@ -117,6 +117,7 @@ def _measure(subject: Subject, config: StudyConfig, variant: str, size: int) -> 
         batch_size=config.batch_size,
         nms=NmsSettings(confidence=config.confidence, iou=config.iou, multi_label=True),
         precision=config.precision,
+        augment=config.augment,
         device=subject.device,
     )
     images = subject.dataset.splits[config.split].images

@@ -59,6 +59,7 @@ def test_json_and_thresholds(weights: Path, photos: list[Path], launch: Any, tmp
         assert 0 <= top < bottom <= height
         assert one["score"] > 0.25
     assert len(found("--confidence", "0.01")) > len(usual)
+    assert found("--augment") != usual
     assert len(found("--max-detections", "1")) == 1
     assert found("--confidence", "1.0") == []
 
@@ -83,6 +84,7 @@ def test_json_and_thresholds(weights: Path, photos: list[Path], launch: Any, tmp
             2,
             "--image-size is for checkpoints",
         ),
+        (["--model", "models:/x@champion", "PHOTO", "--augment"], 2, "--augment is for checkpoints"),
         (
             ["--model", "models:/x@champion", "PHOTO", "--set", "tracking.uri=http://127.0.0.1:1"],
             3,

@@ -133,6 +133,17 @@ def test_batches_and_bf16_measure_nearly_the_same(make_job: MakeJob, study_confi
     assert found[0] == pytest.approx(found[1], abs=0.04)
 
 
+def test_three_looks_find_more_and_are_told(make_job: MakeJob, study_config: MakeConfig) -> None:
+    job = make_job("study")
+    found = []
+    for augment in (False, True):
+        run(study_config(augment=augment), job)
+        report = read(job)
+        assert report["settings"]["augment"] is augment
+        found.append(report["best"]["map"])
+    assert found[0] != found[1] and found[1] > found[0] - 0.02
+
+
 def test_weights_that_find_nothing_score_zero(make_job: MakeJob, study_config: MakeConfig) -> None:
     job = make_job("study")
     dataset = open_dataset(job.path("data/dataset"))
