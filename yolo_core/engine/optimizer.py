@@ -51,13 +51,17 @@ def build_optimizer(model: nn.Module, recipe: Hyperparameters, weight_decay: flo
                 group = BIASES if name == "bias" else NORMS if is_norm else WEIGHTS
                 groups[group].append(parameter)
     decays = (0.0, weight_decay, 0.0)
-    return SGD(
+    optimizer = SGD(
         [{"params": params, "weight_decay": decay} for params, decay in zip(groups, decays, strict=True)],
         lr=recipe.lr0,
         momentum=recipe.momentum,
-        nesterov=True,
+        nesterov=recipe.momentum > 0,
         fused=True,  # one pass over all parameters; 350 small tensors cost more in calls than in arithmetic
     )
+    for parameter in (parameter for group in groups for parameter in group):
+        # The fused kernel leaves what it allocates unset when loss scaling skips the first step.
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def apply_plan(optimizer: SGD, plan: StepPlan) -> None:
@@ -68,20 +72,18 @@ def apply_plan(optimizer: SGD, plan: StepPlan) -> None:
 
 
 def momentum_by_name(optimizer: SGD, model: nn.Module) -> dict[str, Tensor]:
-    """Return the momentum buffers that exist so far, by the parameter's name."""
+    """Return the momentum buffers by the parameter's name; frozen parameters have none."""
     return {
-        name: buffer
+        name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in model.named_parameters()
-        if (buffer := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
+        if parameter in optimizer.state
     }
 
 
 def load_momentum(optimizer: SGD, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Put back what `momentum_by_name` returned; any other momentum is forgotten."""
-    optimizer.state.clear()
+    """Put back what `momentum_by_name` returned."""
     for name, parameter in _known(model, buffers):
-        fresh = torch.empty_like(parameter, memory_format=torch.preserve_format)
-        optimizer.state[parameter]["momentum_buffer"] = fresh.copy_(buffers[name])
+        optimizer.state[parameter]["momentum_buffer"].copy_(buffers[name])
 
 
 def gradients_by_name(model: nn.Module) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ def test_the_shipped_section_loads(repo: Path) -> None:
         ({"batch_size": 5, "workers": 2}, "batch_size 5 is not a multiple of workers 2"),
         ({"gpus_per_worker": 2}, "gpus_per_worker must be 0 or 1"),
         ({"patience": -1}, "patience must not be negative"),
+        ({"checkpoint_steps": -1}, "checkpoint_steps must not be negative"),
         ({"hflip": 1.5}, r"hflip must be in 0\.\.1"),
         ({"storage": ""}, "storage must name"),
         ({"epochs": "many"}, "train.epochs must be int"),

@@ -51,7 +51,10 @@ def test_the_same_request_has_the_same_fingerprint(
     make_config: MakeConfig, dataset: DetectionDataset
 ) -> None:
     first = plan_of(make_config(), dataset)
-    same = plan_of(make_config(workers=2, loader_threads=3, storage="elsewhere", max_failures=5), dataset)
+    elsewhere = make_config(
+        workers=2, loader_threads=3, storage="elsewhere", max_failures=5, checkpoint_steps=7
+    )
+    same = plan_of(elsewhere, dataset)
     assert first.fingerprint == same.fingerprint  # where and by how many it is computed does not matter
     assert first.run_name == f"yolov5n-{first.fingerprint[:16]}"
 
@@ -65,6 +68,7 @@ def test_the_same_request_has_the_same_fingerprint(
         {"image_size": 96},
         {"precision": "fp32"},
         {"freeze": 1},
+        {"image_weights": True},
     ],
 )
 def test_whatever_changes_the_result_changes_the_fingerprint(

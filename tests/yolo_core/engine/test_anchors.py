@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from yolo_core.data.coco import Sample
+from yolo_core.engine import anchors as module
 from yolo_core.engine.anchors import best_possible_recall, box_sizes, fit_anchors, search_anchors
 from yolo_core.errors import DataError
 from yolo_core.model.variants import P5_ANCHORS, P6_ANCHORS
@@ -25,6 +28,40 @@ def test_fitting_anchors_are_kept_as_they_are() -> None:
     assert not fit.changed
     assert fit.recall == fit.recall_before == 1.0
     assert fit.anchors == tuple(tuple(float(v) for v in row) for row in P5_ANCHORS)
+
+
+@pytest.mark.parametrize(("misfits", "searched"), [(2, False), (3, True)])
+def test_anchors_are_searched_below_a_recall_of_98_percent(misfits: int, searched: bool) -> None:
+    sizes = np.full((100, 2), 100.0)
+    sizes[:misfits] = 2.2, 2.6  # over four times smaller than the smallest anchor
+    fit = fit_anchors(sizes, P5_ANCHORS, 4.0)
+    assert fit.recall_before == pytest.approx(1 - misfits / 100)
+    assert fit.changed is searched
+
+
+def test_boxes_under_two_pixels_do_not_vote() -> None:
+    sizes = np.concatenate((clusters((40.0, 50.0), (90.0, 60.0)), np.full((5000, 2), 1.0)))
+    np.testing.assert_allclose(search_anchors(sizes, 2, 4.0), [(40.0, 50.0), (90.0, 60.0)], rtol=0.1)
+
+
+def test_mutation_improves_on_the_centres(monkeypatch: pytest.MonkeyPatch) -> None:
+    """K-means minimises distances, the loss matches by ratios: small boxes gain from the second look."""
+    sizes = np.random.default_rng(5).lognormal(3.5, 0.9, (1500, 2))
+    evolved = search_anchors(sizes, 9, 4.0)
+    monkeypatch.setattr(module, "MUTATIONS", 0)
+    centres = search_anchors(sizes, 9, 4.0)
+    assert module._fitness(sizes, evolved, 4.0) > module._fitness(sizes, centres, 4.0) + 0.01
+
+
+@given(seed=st.integers(0, 1000), spread=st.floats(0.1, 1.5), middle=st.floats(1.0, 6.0))
+def test_recall_never_falls(seed: int, spread: float, middle: float) -> None:
+    sizes = np.random.default_rng(seed).lognormal(middle, spread, (200, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MUTATIONS", 30)
+        fit = fit_anchors(sizes, P5_ANCHORS, 4.0)
+    assert fit.recall >= fit.recall_before
+    assert fit.changed == (fit.recall > fit.recall_before)
+    assert fit.recall == best_possible_recall(sizes, np.array(fit.anchors).reshape(-1, 2), 4.0)
 
 
 @pytest.mark.parametrize("table", [P5_ANCHORS, P6_ANCHORS])
@@ -71,7 +108,8 @@ def test_fewer_boxes_than_anchors_still_give_anchors(count: int) -> None:
     assert fit.recall >= fit.recall_before
 
 
-def test_large_data_is_searched_on_a_sample() -> None:
+def test_large_data_is_searched_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MUTATIONS", 100)
     sizes = np.tile(clusters((10.0, 20.0), (60.0, 30.0)), (200, 1))
     found = search_anchors(sizes, 2, 4.0)
     np.testing.assert_allclose(found, [(10.0, 20.0), (60.0, 30.0)], rtol=0.1)

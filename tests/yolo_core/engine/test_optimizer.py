@@ -14,6 +14,7 @@ from yolo_core.engine.optimizer import (
     load_gradients,
     load_momentum,
     momentum_by_name,
+    train_mode,
 )
 from yolo_core.engine.precision import choose_precision
 from yolo_core.engine.recipe import Hyperparameters
@@ -63,6 +64,21 @@ def test_frozen_layers_take_no_gradient_and_are_not_optimised(model: DetectionMo
     assert optimised == sum(p.requires_grad for p in model.parameters())
 
 
+def test_frozen_norms_keep_their_statistics(model: DetectionModel) -> None:
+    freeze_layers(model, 3)
+    train_mode(model.eval())
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model(torch.rand(2, 3, 64, 64))
+    moved = {name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])}
+    layers = {int(name.split(".")[1]) for name in moved}
+    assert min(layers) == 3 and {name.rsplit(".", 1)[1] for name in moved} == {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
+    assert model.training and model.detect.training
+
+
 def test_freezing_everything_is_refused(model: DetectionModel) -> None:
     with pytest.raises(UsageError, match="freezes the whole model"):
         freeze_layers(model, 25)
@@ -86,6 +102,26 @@ def test_momentum_and_gradients_come_back_by_name(model: DetectionModel) -> None
         assert torch.equal(fresh.state[parameter]["momentum_buffer"], momentum[name])
         assert parameter.grad is not None and torch.equal(parameter.grad, gradients[name])
         assert parameter.grad.stride() == parameter.stride()
+
+
+def test_a_first_step_that_loss_scaling_skips_leaves_no_garbage(model: DetectionModel) -> None:
+    """The fused kernel would go on with whatever was in the memory of its momentum."""
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(model, Hyperparameters(), 0.0)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.zeros(()))
+    for value, moved in ((float("inf"), 0.0), (1.0, 0.01 * 1.937)):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, value * scaler.get_scale())
+        scaler.step(optimizer)
+        scaler.update()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), before[name] - moved, msg=name)
+
+
+def test_momentum_may_be_zero(model: DetectionModel) -> None:
+    optimizer = build_optimizer(model, Hyperparameters(momentum=0.0), 0.0)
+    assert not any(group["nesterov"] for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])

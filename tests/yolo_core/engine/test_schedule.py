@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.engine.schedule import Schedule
@@ -74,3 +78,50 @@ def test_accumulation_approaches_the_nominal_batch(batch: int, accumulate: int) 
 def test_no_warm_up_starts_at_the_full_rate() -> None:
     plan = make(warmup_epochs=0, warmup_iterations=0).at(0)
     assert (plan.lr, plan.momentum, plan.accumulate) == (0.01, 0.937, 4)
+
+
+def test_accumulation_is_interpolated_and_rounded_during_warm_up() -> None:
+    schedule = make(batch_size=8)  # 1 to 64 / 8, over 1000 iterations
+    shares = {0: 1, 71: 1, 72: 2, 214: 2, 215: 3, 500: 4, 928: 7, 929: 8, 1000: 8, 1001: 8}
+    assert {iteration: schedule.at(iteration).accumulate for iteration in shares} == shares
+
+
+def test_cosine_and_linear_follow_their_formulas() -> None:
+    cosine, linear = make(schedule="cosine", lrf=0.2), make(schedule="linear", lrf=0.01)
+    for epoch in (0, 1, 77, 150, 299):
+        assert cosine.decay_factor(epoch) == pytest.approx(
+            0.2 + 0.8 * (1 + math.cos(math.pi * epoch / 300)) / 2
+        )
+        assert linear.decay_factor(epoch) == pytest.approx(1 - 0.99 * epoch / 300)
+
+
+def test_rates_change_with_epochs_only_after_warm_up() -> None:
+    schedule = make(per_epoch=1500, warmup_epochs=0)
+    assert schedule.at(1499).lr == 0.01
+    assert len({schedule.at(iteration).lr for iteration in range(1500, 3000)}) == 1
+    assert schedule.at(1500).lr == pytest.approx(0.01 * schedule.decay_factor(1))
+
+
+@given(
+    batch=st.integers(1, 256),
+    per_epoch=st.integers(1, 2000),
+    epochs=st.integers(1, 400),
+    name=st.sampled_from(["cosine", "linear"]),
+    place=st.floats(0, 1),
+)
+def test_every_plan_stays_between_its_ends(
+    batch: int, per_epoch: int, epochs: int, name: str, place: float
+) -> None:
+    schedule = make(batch_size=batch, per_epoch=per_epoch, epochs=epochs, schedule=name)
+    iteration = int(place * (per_epoch * epochs - 1))
+    plan = schedule.at(iteration)
+    assert 0 <= plan.lr <= 0.01
+    assert min(plan.lr, 0.001) <= plan.bias_lr <= 0.1
+    assert 0.8 <= plan.momentum <= 0.937
+    assert 1 <= plan.accumulate <= max(64 // batch + 1, 1)
+    if iteration > schedule.warmup:
+        assert plan.lr == plan.bias_lr == schedule.at(iteration - iteration % per_epoch).lr or (
+            iteration - iteration % per_epoch <= schedule.warmup
+        )
+    # Decay is scaled to the images of a step, which are near the nominal batch or more.
+    assert schedule.weight_decay == pytest.approx(0.0005 * batch * schedule.accumulate / 64)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from yolo_core.engine.checkpoint import load_state, save_state
-from yolo_core.engine.precision import choose_precision
+from yolo_core.engine.optimizer import momentum_by_name
+from yolo_core.engine.precision import Precision, choose_precision
 from yolo_core.engine.ranks import Ranks
 from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.engine.schedule import Schedule
@@ -15,9 +17,11 @@ from yolo_core.model.graph import create_model
 
 SIZE = 64
 CPU = torch.device("cpu")
+HIGH = 2.0**125
+"""A loss scale that overflows."""
 
 
-def make_step(precision: str = "fp32", **recipe: object) -> TrainStep:
+def make_step(precision: str = "fp32", *, scaled: bool = False, **recipe: object) -> TrainStep:
     torch.manual_seed(0)
     schedule = Schedule(
         hyperparameters=Hyperparameters().with_overrides(
@@ -27,7 +31,8 @@ def make_step(precision: str = "fp32", **recipe: object) -> TrainStep:
         epochs=4,
         batch_size=2,
     )
-    compute = Compute(device=CPU, precision=choose_precision(precision, CPU), ranks=Ranks())
+    chosen = Precision(name=precision, scaled=True) if scaled else choose_precision(precision, CPU)
+    compute = Compute(device=CPU, precision=chosen, ranks=Ranks())
     return TrainStep(create_model("yolov5n", num_classes=3), schedule, SIZE, compute)
 
 
@@ -64,6 +69,41 @@ def test_gains_are_scaled_to_classes_and_size() -> None:
     assert (six.box, six.cls, six.obj) == pytest.approx((0.0375, 0.375, 0.75))
 
 
+def test_smoothing_and_focal_factor_reach_the_loss() -> None:
+    usual, smooth, focal = (
+        make_step(**change).forward(*batch(0)) for change in ({}, {"label_smoothing": 0.2}, {"fl_gamma": 1.5})
+    )
+    assert smooth.classification != usual.classification
+    assert (smooth.box, smooth.objectness) == (usual.box, usual.objectness)
+    assert focal.classification < usual.classification and focal.objectness < usual.objectness
+    assert focal.box == usual.box
+
+
+def test_only_kernels_decay() -> None:
+    """With a loss of 0 nothing moves but what decays, by lr x (scaled decay) x (1 + Nesterov's momentum)."""
+    step = make_step(nominal_batch=7, warmup_iterations=0, weight_decay=0.01, lr0=0.1, momentum=0.9)
+    before = {name: p.detach().clone() for name, p in step.model.named_parameters()}
+    for _ in range(
+        4
+    ):  # round(7 / 2) = 4 iterations make a step of 8 images: the decay is 8 / 7 of the set one
+        step.backward(step.forward(*batch(0)).total * 0)
+    for name, parameter in step.model.named_parameters():
+        factor = 1 - 0.1 * 0.01 * 8 / 7 * 1.9 if parameter.ndim == 4 else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
+
+
+def test_accumulation_grows_during_warm_up() -> None:
+    step = make_step(nominal_batch=8, warmup_iterations=12)  # from 1 to 8 / 2 iterations per step
+    updates = []
+    for _ in range(20):
+        before = step.ema.updates
+        advance(step, 1)
+        updates.append(step.ema.updates > before)
+    steps = [index for index, stepped in enumerate(updates) if stepped]
+    gaps = [after - before for before, after in pairwise(steps)]
+    assert steps[:2] == [0, 1] and gaps == sorted(gaps) and gaps[-1] == 4 and {1, 2, 3} <= set(gaps)
+
+
 def test_weights_wait_for_the_accumulated_batches() -> None:
     step = make_step(nominal_batch=8, warmup_iterations=0)  # 8 / 2: four iterations per step
     changed = []
@@ -84,12 +124,58 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, precision: str) 
     save_state(tmp_path, part.state())
     resumed = make_step(precision, nominal_batch=6)
     advance(resumed, 2)  # whatever it did before is overwritten
-    resumed.model.zero_grad(set_to_none=True)
     resumed.load(load_state(tmp_path))
     assert advance(resumed, 6) == rest
     for name, value in whole.ema.model.state_dict().items():
         assert torch.equal(value, resumed.ema.model.state_dict()[name]), name
     assert resumed.learning_rate == whole.learning_rate
+
+
+def test_a_scaled_loss_goes_on_with_its_scale(tmp_path: Path) -> None:
+    """Loss scaling as on a GPU: too large a scale halves at each overflow, across the interruption."""
+    # Three iterations per step, and gradients so large that the scale overflows until it is halved twice.
+    recipe = {"nominal_batch": 6, "warmup_iterations": 0, "obj": 1e3, "lr0": 1e-7}
+    whole = make_step("bf16", scaled=True, **recipe)
+    start = {name: p.detach().clone() for name, p in whole.model.named_parameters()}
+    whole._scaler.load_state_dict({**whole.state().values["scaler"], "scale": HIGH})
+    first = advance(whole, 7)
+    kept = whole.state()
+    assert kept.values["scaler"]["scale"] == HIGH / 4
+    assert all(torch.equal(p, start[name]) for name, p in whole.model.named_parameters())
+    save_state(tmp_path, kept)
+    rest = advance(whole, 12)
+    assert not torch.equal(whole.model.state_dict()["model.0.conv.weight"], start["model.0.conv.weight"])
+    resumed = make_step("bf16", scaled=True, **recipe)
+    resumed.load(load_state(tmp_path))
+    assert resumed.state().values["scaler"] == kept.values["scaler"]
+    assert advance(resumed, 12) == rest
+    assert all(torch.isfinite(torch.tensor(first + rest)))
+    assert resumed.state().values == whole.state().values
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_state_of_the_start_brings_the_start_back(tmp_path: Path) -> None:
+    step = make_step()
+    save_state(tmp_path, step.state())
+    advance(step, 3)
+    step.load(load_state(tmp_path))
+    assert not any(buffer.any() for buffer in momentum_by_name(step._optimizer, step.model).values())
+    assert advance(step, 2) == advance(make_step(), 2)
+
+
+@pytest.mark.parametrize("where", ["weight", "average", "momentum"])
+def test_broken_numbers_are_found_wherever_they_are(where: str) -> None:
+    step = make_step()
+    advance(step, 1)
+    assert step.is_finite()
+    tensors = {
+        "weight": step.model.state_dict(),
+        "average": step.ema.model.state_dict(),
+        "momentum": momentum_by_name(step._optimizer, step.model),
+    }
+    tensors[where]["model.3.conv.weight"][0, 0, 0, 0] = float("inf")
+    assert not step.is_finite()
 
 
 def test_images_are_resized_when_a_side_is_given() -> None:
