@@ -66,6 +66,10 @@ PLANTED: dict[int, tuple[Callable[[Content], None], set[str]]] = {
     37: (values(area=0), {"area_plausible"}),
     39: (values(area=1e6), {"area_plausible"}),
     41: (box(0, -0.9), set()),  # within the tolerance
+    43: (values(segmentation=[[1, 1, 9, 9, 5, 5]]), {"polygon_valid"}),  # three points in a line
+    45: (values(segmentation=[[1, 1, 9, 9]]), {"polygon_valid"}),
+    47: (values(segmentation={"counts": [1]}), {"polygon_valid"}),
+    49: (values(segmentation=[]), set()),
 }
 
 
@@ -113,9 +117,13 @@ def test_an_id_used_twice_also_in_another_split(bench: Bench) -> None:
     assert done.error is not None
 
 
-def test_the_same_annotation_twice(bench: Bench) -> None:
+def test_the_same_object_boxed_twice(bench: Bench) -> None:
     def repeat(content: Content) -> None:
-        content["annotations"].append({**content["annotations"][0], "id": 5000})
+        first, other = content["annotations"][:2]
+        x, y, w, h = first["bbox"]
+        content["annotations"].append({**first, "id": 5000, "bbox": [x + 0.02 * w, y, w, h]})
+        content["annotations"].append({**first, "id": 5001, "category_id": first["category_id"] % 10 + 1})
+        content["annotations"].append({**other, "id": 5002, "iscrowd": 1})
 
     bench.edit(repeat)
     done = bench.validate()
