@@ -71,6 +71,8 @@ def test_data_docs_work_offline(failed: Any) -> None:
 
 def test_data_docs_links_lead_somewhere_and_name_the_rules(failed: Any) -> None:
     docs = failed.root / "reports" / "validation" / "data_docs"
+    index = (docs / "index.html").read_text()
+    assert index.count("some failed") == 1 and index.count("all hold") == 3
     for page in docs.rglob("*.html"):
         for name in re.findall(r'(?:href|src)="([^"#]+)', page.read_text()):
             assert (page.parent / name).exists(), (page, name)
