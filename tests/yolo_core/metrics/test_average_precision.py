@@ -148,6 +148,22 @@ def test_equals_a_slow_computation(seed: int, num_classes: int) -> None:
             assert metrics.recall_curve[row, index] == pytest.approx(recall, abs=1e-9)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_f1_is_the_harmonic_mean_and_its_best_is_where_precision_and_recall_are_told(seed: int) -> None:
+    metrics = summarise(matched(draw(seed, 3)))
+    pairs = zip(metrics.precision_curve.flatten(), metrics.recall_curve.flatten(), strict=True)
+    expected = [2 / (1 / p + 1 / r) if p > 0 and r > 0 else 0.0 for p, r in pairs]
+    assert metrics.f1_curve.flatten() == pytest.approx(expected, abs=1e-9)
+    if len(metrics.classes):
+        means = metrics.f1_curve.mean(0).tolist()
+        place = means.index(max(means))
+        assert metrics.f1 == pytest.approx(max(means))
+        assert metrics.best_confidence == pytest.approx(place / 999)
+        assert metrics.precision == pytest.approx(metrics.precision_curve[:, place].mean())
+        assert metrics.recall == pytest.approx(metrics.recall_curve[:, place].mean())
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6))
 def test_box_iou_equals_a_slow_computation(seed: int) -> None:

@@ -63,6 +63,42 @@ def test_every_truth_and_every_confident_detection_is_counted_once(seed: int) ->
     assert matrix.matrix[3, 3] == 0
 
 
+def slow_iou(a: list[float], b: list[float]) -> float:
+    width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
+    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return width * height / (sum(areas) - width * height)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_equals_a_slow_computation(seed: int) -> None:
+    """Again and again the pair that overlaps most is taken out, one cell of the matrix at a time."""
+    rng = np.random.default_rng(seed)
+    boxes, found = (rng.uniform(0, 30, (rng.integers(0, 8), 4)) for _ in range(2))
+    for some in (boxes, found):
+        some[:, 2:] += some[:, :2] + 10
+    classes, labels = rng.integers(0, 3, len(boxes)), rng.integers(0, 3, len(found))
+    scores = rng.random(len(found))
+    matrix = ConfusionMatrix(num_classes=3)
+    matrix.add(np.column_stack((found, scores, labels)), boxes, classes)
+
+    expected = [[0] * 4 for _ in range(4)]
+    waiting = [i for i in range(len(found)) if scores[i] > 0.25]
+    missed = list(range(len(boxes)))
+    while pairs := [(slow_iou(found[i], boxes[j]), i, j) for i in waiting for j in missed]:
+        overlap, i, j = max(pairs)
+        if overlap < 0.45:
+            break
+        expected[labels[i]][classes[j]] += 1
+        waiting.remove(i)
+        missed.remove(j)
+    for i in waiting:
+        expected[labels[i]][3] += 1
+    for j in missed:
+        expected[3][classes[j]] += 1
+    assert matrix.matrix.tolist() == expected
+
+
 def test_pairs_go_by_overlap_not_by_order() -> None:
     overlap = np.array([[0.6, 0.5], [0.9, 0.0], [0.0, 0.4]])
     assert pair_up(overlap, 0.45) == [(1, 0), (0, 1)]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import batched_nms, nms
 
 from yolo_core.metrics import nms as module
 from yolo_core.metrics.boxes import xywh_to_xyxy
@@ -21,25 +21,40 @@ def make_predictions(seed: int, count: int, classes: int, extent: float = 100.0)
     return torch.cat((centre, size, scores), 1)
 
 
-def by_class(rows: Tensor, limits: NmsSettings) -> Tensor:
-    """The same by plain means: torchvision's nms class by class, then the best by score."""
-    found = [torch.empty(0, 6)]
-    rows = rows[rows[:, 4] > limits.confidence]
-    scores = rows[:, 5:] * rows[:, 4:5]
-    best = scores.argmax(1) if len(rows) else torch.empty(0, dtype=torch.long)
-    for category in range(scores.shape[1]):
-        wanted = scores[:, category] > limits.confidence
-        if not limits.multi_label:
-            wanted &= best == category
-        boxes, score = xywh_to_xyxy(rows[wanted, :4]), scores[wanted, category]
-        kept = nms(boxes, score, limits.iou)
-        label = torch.full((len(kept), 1), float(category))
-        found.append(torch.cat((boxes[kept], score[kept, None], label), 1))
-    joined = torch.cat(found)
+def candidates(rows: Tensor, limits: NmsSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores and classes above the confidence, by loops."""
+    found = []
+    for row in rows[rows[:, 4] > limits.confidence]:
+        scores = row[5:] * row[4]
+        for category in range(len(scores)) if limits.multi_label else [int(scores.argmax())]:
+            if scores[category] > limits.confidence:
+                found.append(
+                    torch.cat((xywh_to_xyxy(row[:4]), scores[category, None], torch.tensor([category])))
+                )
+    table = torch.stack(found) if found else torch.empty(0, 6)
+    return table[:, :4], table[:, 4], table[:, 5]
+
+
+def best(keep: Tensor, found: tuple[Tensor, Tensor, Tensor], limits: NmsSettings) -> Tensor:
+    boxes, scores, labels = (column[keep] for column in found)
+    joined = torch.cat((boxes, scores[:, None], labels[:, None]), 1)
     return joined[joined[:, 4].argsort(descending=True, stable=True)][: limits.max_detections]
 
 
-@settings(max_examples=60, deadline=None)
+def by_class(rows: Tensor, limits: NmsSettings) -> Tensor:
+    """The same by plain means: torchvision's nms class by class (or over all), then the best by score."""
+    found = candidates(rows, limits)
+    boxes, scores, labels = found
+    groups = (
+        [torch.arange(len(scores))]
+        if limits.agnostic
+        else [(labels == category).nonzero()[:, 0] for category in labels.unique()]
+    )
+    keep = [group[nms(boxes[group], scores[group], limits.iou)] for group in groups]
+    return best(torch.cat([torch.empty(0, dtype=torch.long), *keep]), found, limits)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     count=st.integers(0, 120),
@@ -47,14 +62,34 @@ def by_class(rows: Tensor, limits: NmsSettings) -> Tensor:
     confidence=st.sampled_from([0.0, 0.001, 0.25, 0.6]),
     iou=st.sampled_from([0.313, 0.451, 0.653]),
     multi_label=st.booleans(),
+    agnostic=st.booleans(),
+    max_detections=st.sampled_from([1, 5, 30, 300]),
 )
-def test_equals_torchvision_class_by_class(
-    seed: int, count: int, classes: int, confidence: float, iou: float, multi_label: bool
+def test_equals_torchvision(
+    seed: int,
+    count: int,
+    classes: int,
+    confidence: float,
+    iou: float,
+    multi_label: bool,
+    agnostic: bool,
+    max_detections: int,
 ) -> None:
     rows = make_predictions(seed, count, classes)
-    limits = NmsSettings(confidence=confidence, iou=iou, multi_label=multi_label)
+    limits = NmsSettings(
+        confidence=confidence,
+        iou=iou,
+        multi_label=multi_label,
+        agnostic=agnostic,
+        max_detections=max_detections,
+    )
     (found,) = non_max_suppression(rows[None], limits)
     torch.testing.assert_close(found, by_class(rows, limits), atol=0, rtol=0)
+    # torchvision's own suppression of many classes at once.
+    ours = candidates(rows, limits)
+    labels = torch.zeros_like(ours[2]) if agnostic else ours[2]
+    kept = batched_nms(ours[0], ours[1], labels, iou)
+    torch.testing.assert_close(found, best(kept, ours, limits), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("first_pass", [1, 10, 64, 10_000])
