@@ -6,18 +6,15 @@ round's ratio compares neighbours in time, and the median over the rounds is rep
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 ROUNDS = 7
-ASSETS = Path(os.environ.get("YOLO_TEST_ASSETS", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True, kw_only=True)

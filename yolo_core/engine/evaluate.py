@@ -21,6 +21,7 @@ from yolo_core.engine.inference import (
     EvalSettings,
     Predictor,
     Rows,
+    prepared,
     running,
     stride_of,
     usable_size,
@@ -144,6 +145,7 @@ def evaluate(
         UsageError: the model knows another number of classes than the dataset.
     """
     loader = EvalLoader(dataset.samples(split), _loader_settings(model, settings), cache)
+    model = prepared(model, settings)
     tally = _Tally(confusion=ConfusionMatrix(num_classes=len(dataset.names)))
     with running(model, settings) as run:
         for number, batch in enumerate(loader):
@@ -199,6 +201,7 @@ def measure_speed(
     chosen = np.linspace(0, len(samples) - 1, min(images, len(samples))).round().astype(int)
     loader = EvalLoader([samples[index] for index in chosen], _loader_settings(model, settings))
     batches = list(loader)
+    model = prepared(model, settings)
     with running(model, settings) as run:
         for batch in batches[:_WARM_UP_BATCHES]:
             run(batch.images)

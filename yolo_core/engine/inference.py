@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from yolo_core.engine.fast import DTYPES, FastDetector
 from yolo_core.engine.precision import to_floats
 from yolo_core.engine.tta import augmented
-from yolo_core.metrics.nms import NmsSettings, non_max_suppression
+from yolo_core.metrics.nms import NmsSettings, suppress
+from yolo_core.model.graph import DetectionModel
 
 # (B, 3, h, w) in 0..1 -> (B, N, 5 + nc), tensor or array: a model in evaluation mode, or an exported one.
 Predictor = Callable[[Tensor], Any]
 Rows = NDArray[np.float32]
 
 _DEFAULT_STRIDE = 32
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 VALIDATION = NmsSettings(confidence=0.001, iou=0.65, multi_label=True)
 
 _logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ class EvalSettings:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must lie in 0..{self.world_size - 1}, got {self.rank}")
-        if self.precision not in _DTYPES:
-            raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(_DTYPES)}")
+        if self.precision not in DTYPES:
+            raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,32 +106,37 @@ def usable_size(model: Predictor, image_size: int) -> int:
     return rounded
 
 
+def prepared(model: Predictor, settings: EvalSettings) -> Predictor:
+    """Make a detector fast for many images; what is not a plain `DetectionModel` stays as it is."""
+    if not isinstance(model, DetectionModel):
+        return model
+    return FastDetector(model, precision=settings.precision, device=settings.device)
+
+
 @contextmanager
 def running(model: Predictor, settings: EvalSettings) -> Iterator[Callable[[Tensor], BatchOutput]]:
     """Yield a function from uint8 images (B, 3, h, w) to their detections, timed part by part.
 
     A module is put into evaluation mode, and back into the mode it was in at the end.
     """
-    device = torch.device(settings.device)
+    device = model.device if isinstance(model, FastDetector) else torch.device(settings.device)
     module = model if isinstance(model, nn.Module) else None
     # Convolutions run faster in channels_last order; other runtimes want plain arrays.
-    layout = torch.contiguous_format if module is None else torch.channels_last
+    layout = torch.channels_last if isinstance(model, nn.Module | FastDetector) else torch.contiguous_format
     was_training = module is not None and module.training
-    dtype = _DTYPES[settings.precision]
-    predict = augmented(model, stride_of(model)) if settings.augment else model
+    candidates = _candidates_of(model, settings, device)
 
     def run(images: Tensor) -> BatchOutput:
         began = time.perf_counter()
         scaled = to_floats(images, device, layout)
         converted = _now(device)
-        with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-            predictions = torch.as_tensor(predict(scaled))
+        rows = candidates(scaled)
         forwarded = _now(device)
-        found = non_max_suppression(predictions.float(), settings.nms)
-        rows = [detections.cpu().numpy().astype(np.float32, copy=False) for detections in found]
+        found = suppress(rows, settings.nms)
+        detections = [image.cpu().numpy().astype(np.float32, copy=False) for image in found]
         return BatchOutput(
-            detections=rows,
-            num_classes=predictions.shape[-1] - 5,
+            detections=detections,
+            num_classes=rows[0].shape[-1] - 5,
             convert_seconds=converted - began,
             forward_seconds=forwarded - converted,
             nms_seconds=time.perf_counter() - forwarded,
@@ -144,6 +150,23 @@ def running(model: Predictor, settings: EvalSettings) -> Iterator[Callable[[Tens
     finally:
         if module is not None:
             module.train(was_training)
+
+
+def _candidates_of(
+    model: Predictor, settings: EvalSettings, device: torch.device
+) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Return a function from images in 0..1 to rows (n, 5 + nc), float32, of each."""
+    if isinstance(model, FastDetector) and not settings.augment:
+        return lambda images: model.likely(images, settings.nms.confidence)
+    predict = augmented(model, stride_of(model)) if settings.augment else model
+    half = settings.precision != "fp32" and not isinstance(model, FastDetector)
+
+    def run(images: Tensor) -> Sequence[Tensor]:
+        with torch.autocast(device.type, DTYPES[settings.precision]) if half else nullcontext():
+            predictions: Tensor = torch.as_tensor(predict(images))
+        return predictions.float().unbind()
+
+    return run
 
 
 def _now(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -61,10 +62,14 @@ def non_max_suppression(predictions: Tensor, settings: NmsSettings) -> list[Tens
     """
     if predictions.dtype in (torch.float16, torch.bfloat16):
         predictions = predictions.float()  # class offsets need the mantissa
-    likely = predictions[..., 4] > settings.confidence
+    return suppress(predictions, settings)
+
+
+@torch.no_grad()
+def suppress(images: Iterable[Tensor], settings: NmsSettings) -> list[Tensor]:
+    """Do as `non_max_suppression` with float32 rows (n, 5 + nc) per image, of which n may differ."""
     return [
-        _suppress(_candidates(rows[keep], settings), settings)
-        for rows, keep in zip(predictions, likely, strict=True)
+        _suppress(_candidates(rows[rows[:, 4] > settings.confidence], settings), settings) for rows in images
     ]
 
 
