@@ -13,10 +13,10 @@ from typing import Any
 
 from components.dataset.pictures import PictureFacts, as_annotated, examine
 from components.dataset.sources.coco_boxes import Record, is_id, read_box
-from components.dataset.sources.files import LEAVES, Fence, unlisted
+from components.dataset.sources.files import LEAVES, Fence, unlisted, without_collector
 from components.dataset.sources.names import split_of
 from components.dataset.sources.source import Faults, Layout, Source
-from yolo_core.data.coco import SPLITS, ClassTable, SourceImage, class_table
+from yolo_core.data.coco import SPLITS, ClassTable, SourceBox, SourceImage, class_table
 from yolo_core.errors import DataError, UsageError
 
 # Other files that COCO ships beside the instances.
@@ -26,11 +26,11 @@ _ROBOFLOW = "_annotations.coco.json"
 
 @dataclass(kw_only=True)
 class _Split:
-    """One annotation file and what has been found for it; images and annotations by image id."""
+    """One annotation file and what has been found for it; all but its annotations by image id."""
 
     path: Path
     images: dict[Any, Record]
-    annotations: dict[Any, list[Record]]
+    annotations: Sequence[Record]
     files: dict[Any, Path]
     fitting: dict[Any, PictureFacts]
 
@@ -67,7 +67,8 @@ def read_coco(root: Path) -> Source:
     if "train" not in files:
         raise UsageError(f"{root} has no annotations for training; found {', '.join(files) or 'none'}")
     faults = Faults(root=root)
-    contents = {split: _read_json(files[split]) for split in SPLITS if split in files}
+    with without_collector():
+        contents = {split: _read_json(files[split]) for split in SPLITS if split in files}
     classes = _read_classes(root, {files[split]: content for split, content in contents.items()})
     splits = {
         split: _open_split(root, split, files[split], content, faults) for split, content in contents.items()
@@ -77,7 +78,8 @@ def read_coco(root: Path) -> Source:
     images = {}
     for name, split in splits.items():
         _fit_sizes(split, facts, faults)
-        images[name] = _build(split, name, index_of, faults)
+        with without_collector():
+            images[name] = _build(split, name, index_of, faults)
     faults.stop_if_any()
     return Source(
         root=root,
@@ -156,37 +158,16 @@ def _open_split(root: Path, name: str, path: Path, content: Record, faults: Faul
             faults.add(path, f"image id {number} comes twice")
         else:
             images[number] = item
-    split = _Split(
-        path=path, images=images, annotations={number: [] for number in images}, files={}, fitting={}
-    )
-    _index_annotations(split, content["annotations"], faults)
+    split = _Split(path=path, images=images, annotations=content["annotations"], files={}, fitting={})
     folders, fence = _image_folders(root, name, path), Fence(root=root)
     for number, item in images.items():
         found = _find_image(folders, item.get("file_name"))
         if isinstance(found, Path) and fence.holds(found):
             split.files[number] = found
         else:
-            faults.add(
-                path, f"image {number}: {f'{found.name} {LEAVES}' if isinstance(found, Path) else found}"
-            )
+            problem = f"{found.name} {LEAVES}" if isinstance(found, Path) else found
+            faults.add(path, f"image {number}: {problem}")
     return split
-
-
-def _index_annotations(split: _Split, annotations: Sequence[Record], faults: Faults) -> None:
-    """Give each image its annotations."""
-    seen: set[int] = set()
-    for item in annotations:
-        number: Any = item.get("id")
-        image: Any = item.get("image_id")
-        if not is_id(number):
-            faults.add(split.path, f"annotation id {number!r:.40} is not a whole number from 0 on")
-        elif number in seen:
-            faults.add(split.path, f"annotation id {number} comes twice")
-        elif not is_id(image) or image not in split.annotations:
-            faults.add(split.path, f"annotation {number} names image {image!r:.40}, not listed")
-        else:
-            seen.add(number)
-            split.annotations[image].append(item)
 
 
 def _image_folders(root: Path, split: str, path: Path) -> list[Path]:
@@ -238,18 +219,39 @@ def _build(split: _Split, name: str, index_of: Mapping[int, int], faults: Faults
     prefix = f"{name}/"
     # A canonical folder's names begin with the split; the writer adds it again.
     strip = bool(names) and all(text.startswith(prefix) for text in names.values())
+    boxes = _read_boxes(split, index_of, faults)
     for number, file in split.files.items():
-        size = split.fitting[number].upright if number in split.fitting else None
-        boxes = []
-        for item in split.annotations[number]:
-            box = read_box(item, index_of, size)
-            if isinstance(box, str):
-                faults.add(split.path, f"annotation {item['id']} of image {number}: {box}")
-            else:
-                boxes.append(box)
         text = names[number].removeprefix(prefix) if strip else names[number]
-        images.append(SourceImage(file_name=text, content=file, boxes=boxes))
+        images.append(SourceImage(file_name=text, content=file, boxes=boxes[number]))
     return sorted(images, key=lambda image: image.file_name)
+
+
+def _read_boxes(split: _Split, index_of: Mapping[int, int], faults: Faults) -> dict[int, list[SourceBox]]:
+    """Return the boxes of each image id.
+
+    The annotations are taken in the file's order, in which they lie in memory: a million of them in the
+    order of their images would wait for it at every coordinate.
+    """
+    boxes: dict[int, list[SourceBox]] = {number: [] for number in split.images}
+    seen: set[int] = set()
+    for item in split.annotations:
+        number: Any = item.get("id")
+        image: Any = item.get("image_id")
+        if not is_id(number):
+            faults.add(split.path, f"annotation id {number!r:.40} is not a whole number from 0 on")
+        elif number in seen:
+            faults.add(split.path, f"annotation id {number} comes twice")
+        elif not is_id(image) or image not in boxes:
+            faults.add(split.path, f"annotation {number} names image {image!r:.40}, not listed")
+        else:
+            fitting = split.fitting.get(image)
+            box = read_box(item, index_of, fitting.upright if fitting else None)
+            if isinstance(box, str):
+                faults.add(split.path, f"annotation {number} of image {image}: {box}")
+            else:
+                boxes[image].append(box)
+        seen.add(number if is_id(number) else -1)
+    return boxes
 
 
 LAYOUT = Layout(

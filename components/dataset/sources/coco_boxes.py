@@ -5,6 +5,8 @@ COCO has close to a million, so the checks of polygons run over whole lists.
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +38,7 @@ def read_box(item: Record, index_of: Mapping[int, int], size: Size | None) -> So
     if type(category) is not int or category not in index_of:
         return f"category {category!r:.40} is not listed"
     box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not are_coordinates(box):
+    if not isinstance(box, list) or len(box) != 4 or bool in map(type, box) or not are_coordinates(box):
         return f"bbox {box!r:.80} is not four finite numbers of pixels"
     if box[2] < 0 or box[3] < 0:
         return f"negative size {box[2]:g} x {box[3]:g}"
@@ -59,13 +61,12 @@ def read_box(item: Record, index_of: Mapping[int, int], size: Size | None) -> So
 
 def are_coordinates(values: list[Any]) -> bool:
     """Whether all are finite numbers that can be pixels."""
-    if not values:
-        return True
-    if not _NUMBERS.issuperset(map(type, values)):
+    try:
+        # No value is larger than the length of the vector of all, and a NaN or an infinity makes it one.
+        length = math.hypot(*values)
+    except (TypeError, OverflowError):
         return False
-    # A sum with a NaN in it is not equal to itself; the order of comparisons hides NaN from min and max.
-    total = sum(values)
-    return bool(min(values) >= -MAX_COORDINATE and max(values) <= MAX_COORDINATE and total == total)
+    return length <= MAX_COORDINATE or (math.isfinite(length) and max(map(abs, values)) <= MAX_COORDINATE)
 
 
 def _segmentation(value: Any, crowd: bool, size: Size | None) -> Any:
@@ -76,7 +77,7 @@ def _segmentation(value: Any, crowd: bool, size: Size | None) -> Any:
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) % 2 or not are_coordinates(polygon):
                 return "a polygon is not a list of finite x, y pairs"
-        return value
+        return [array("d", polygon) for polygon in value]  # a fifth of a list's memory, and in one piece
     if not isinstance(value, Mapping):
         return f"segmentation {value!r:.40} is neither polygons nor a mask"
     wanted = None if size is None else [size[1], size[0]]

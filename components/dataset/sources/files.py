@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,23 @@ class Fence:
         if not path.is_symlink():
             return self._inside[folder]
         return path.resolve().is_relative_to(self.root.resolve())
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Make many objects that live on without Python looking through them for cycles time and again.
+
+    With a million annotations that took as long as the work itself. They are set aside for good afterwards,
+    so that writing them does not pay either.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_text(path: Path) -> str:

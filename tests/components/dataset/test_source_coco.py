@@ -29,7 +29,7 @@ def test_categories_boxes_and_polygons_are_kept(coco: Write) -> None:
     assert not second.boxes
     (box,) = first.boxes
     assert (box.class_index, box.box, box.area, box.crowd) == (1, (5, 6, 10, 8), 70, False)
-    assert box.segmentation == [[5, 6, 15, 6, 15, 14]]
+    assert [list(polygon) for polygon in box.segmentation] == [[5, 6, 15, 6, 15, 14]]
 
 
 def test_a_box_outside_its_image_is_for_the_validation_to_judge(coco: Write) -> None:
