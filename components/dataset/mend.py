@@ -12,7 +12,7 @@ import numpy as np
 from yolo_core.data.coco import SourceBox
 from yolo_core.data.faults import outline_problem, overlaps, polygon_problem
 
-SAME_IOU = 0.95  # two boxes of a class in an image that overlap by this are one object
+SAME_IOU = 0.9  # two boxes of a class in an image that overlap by this are one object
 _SLACK = 0.01  # pixels beyond the image that are rounding
 _AREA_SLACK = 1.01  # of an area over its box: masks are counted in whole pixels
 

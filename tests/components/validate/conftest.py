@@ -24,7 +24,7 @@ from yolo_core.errors import GateError
 LIMITS: dict[str, Any] = {
     "box_tolerance": 1.0,
     "min_box_side": 2.0,
-    "duplicate_iou": 0.95,
+    "duplicate_iou": 0.9,
     "near_duplicate_bits": 4,
     "min_instances": {"train": 1},
     "max_times_rarer": 100.0,

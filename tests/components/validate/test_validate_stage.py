@@ -29,6 +29,7 @@ def real(source: Path, target: Path) -> None:
         val_fraction=0.0,
         test_fraction=0.0,
         group_by="auto",
+        shard_above=10_000,
         downloads=str(target.parent / "downloads"),
         coco2017_url="http://127.0.0.1:9",
         builtin=BuiltinConfig(train_images=1, val_images=1, test_images=1),
@@ -107,7 +108,8 @@ def test_bccd_passes_without_the_image_that_two_splits_share(assets: Path, tmp_p
     done: Validated = Bench(tmp_path).validate(drop_budget=1.0)
     assert done.error is None and done.result is not None
     assert done.result["quarantined"] == 1
-    assert done.broken == {"box_not_tiny", "image_looks_in_one_split"}
+    assert done.broken == {"box_not_tiny", "annotation_unique", "image_looks_in_one_split"}
+    assert done.rule("annotation_unique")["failed"] == 14  # seven cells are boxed twice
     dataset = open_dataset(tmp_path / "data" / "dataset")
     shared = {"images/train/BloodImage_00038.jpg", "images/val/BloodImage_00037.jpg"}
     assert set(done.rule("image_looks_in_one_split")["files"]) == shared
