@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from yolo_core.data.coco import open_dataset
+from yolo_core.data.shards import INDEX_FILE
 from yolo_core.errors import DataError, UsageError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -53,6 +55,27 @@ def unpack_once(archive: Path, downloads: Path) -> Path:
             (Path(scratch) / "new").rename(target)
     inside = [path for path in target.iterdir() if path.name not in ("__MACOSX", ".DS_Store")]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
+
+
+def unpack_shards(root: Path, downloads: Path) -> Path:
+    """Return a dataset folder of ours whose images are files: ``root``, or a copy if they are in shards.
+
+    Raises:
+        DataError: a shard is broken, or the folder's files are not those of a dataset.
+    """
+    if not (root / INDEX_FILE).is_file():
+        return root
+    dataset = open_dataset(root)
+    target = downloads / "shards" / dataset.digest.rpartition(":")[2][:32]
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as scratch:
+            fresh = Path(scratch) / "new"
+            for shard in sorted({span.file for span in dataset.spans.values()}):
+                unpack(shard, fresh)
+            shutil.copytree(root / "annotations", fresh / "annotations")
+            fresh.rename(target)
+    return target
 
 
 def unpack(archive: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from components.dataset.config import DatasetConfig
-from components.dataset.sources.archive import is_archive, unpack_once
+from components.dataset.sources.archive import SUFFIXES, is_archive, unpack_once, unpack_shards
 from components.dataset.sources.detect import declared, read_source
 from components.dataset.sources.source import Origin, Source
 from yolo_core.errors import UsageError
@@ -39,8 +39,11 @@ def open_place(place: Path, address: str, config: DatasetConfig) -> Source:
 
     The dataset is called by the place's name.
     """
-    root = unpack_once(place, Path(config.downloads)) if is_archive(place) else place
-    name = place.resolve().name.removesuffix("".join(place.suffixes[-2:]) if root is not place else "")
+    name, root = place.resolve().name, place
+    if is_archive(place):
+        ending = next(suffix for suffix in SUFFIXES if name.lower().endswith(suffix))
+        name, root = name[: -len(ending)], unpack_once(place, Path(config.downloads))
+    root = unpack_shards(root, Path(config.downloads))
     return replace(read_source(root, config.format), name=name, address=address)
 
 

@@ -152,6 +152,16 @@ def test_a_canonical_folder_is_read_back_as_it_was(tmp_path: Path, config: Make)
     assert again.digest == first.digest
 
 
+def test_a_canonical_folder_in_shards_is_read_back(tmp_path: Path, config: Make) -> None:
+    first = materialise(config(shard_above=0), tmp_path / "one")
+    assert first.shards and not (first.root / "images").exists()
+    for shard_above in (0, 10_000):
+        asked = config(source=str(first.root), shard_above=shard_above)
+        again = materialise(asked, tmp_path / f"above {shard_above}")
+        assert again.digest == first.digest and bool(again.shards) == (shard_above == 0)
+        assert again.name == "one"
+
+
 def mask(seed: int) -> np.ndarray:
     """Return a mask of one blob, (60, 80)."""
     rng = np.random.default_rng(seed)
