@@ -16,12 +16,8 @@ import numpy as np
 from yolo_core.data.images import Pixels
 from yolo_core.data.labels import Matrix
 from yolo_core.data.letterbox import GREY
-from yolo_core.data.scratch import Scratch
 
 _BORDER = (GREY, GREY, GREY)
-# Below this scale the part of the canvas that is seen is larger than twice the picture, which is
-# more than there is: a plain warp then reads less than the resize of an aligned motion.
-_MIN_ALIGNED_SCALE = 0.5
 _MARGIN = 2  # pixels beyond the seen part that interpolation may read
 
 
@@ -65,14 +61,29 @@ class Motion:
     flip_x: bool = False
     flip_y: bool = False
 
-    def label_matrix(self) -> Matrix:
-        """Return the matrix for labels: the motion and the flips."""
+    def flips(self) -> Matrix:
+        """Return the (3, 3) matrix of the flips, from picture to picture."""
         flips = np.eye(3)
         if self.flip_x:
             flips[0] = (-1, 0, self.size)
         if self.flip_y:
             flips[1] = (0, -1, self.size)
-        return flips @ self.matrix
+        return flips
+
+    def place(self, part: Window) -> Window:
+        """Return the picture's pixels that a part of the canvas takes under an aligned motion, before flips.
+
+        Parts that touch on the canvas touch in the picture.
+        """
+        if self.origin is None:
+            raise ValueError("only an aligned motion takes whole pixels to whole pixels")
+        left, top = self.origin
+        return Window(
+            left=round((part.left - left) * self.scale),
+            top=round((part.top - top) * self.scale),
+            right=round((part.right - left) * self.scale),
+            bottom=round((part.bottom - top) * self.scale),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +94,16 @@ class Window:
     top: int
     right: int
     bottom: int
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels."""
+        return self.bottom - self.top
 
     @property
     def is_empty(self) -> bool:
@@ -106,7 +127,7 @@ def draw_motion(
 
     The same number of random values is drawn whatever the strengths. An aligned motion is shifted
     by less than a canvas pixel so that whole pixels meet at the top-left corner: its translation
-    is random anyway, and a resize can then do the work of a warp in a third of the time.
+    is random anyway, and resizing each image into its place does the work of a warp in a third of the time.
 
     Args:
         canvas: (width, height) in pixels.
@@ -117,12 +138,12 @@ def draw_motion(
     lean_x, lean_y, turn, grow, shear_x, shear_y, move_x, move_y = rng.uniform(-1, 1, 8).tolist()
     scale = 1 + strength.scale * grow
     target = [(0.5 + strength.translate * move) * size for move in (move_x, move_y)]
-    if strength.aligned and scale >= _MIN_ALIGNED_SCALE:
+    if strength.aligned:
         origin = tuple(round(side / 2 - to / scale) for side, to in zip(canvas, target, strict=True))
         matrix = np.diag((scale, scale, 1.0))
         matrix[:2, 2] = -scale * origin[0], -scale * origin[1]
         return Motion(matrix=matrix, scale=scale, size=size, origin=(origin[0], origin[1]))
-    centre = _translation(-canvas[0] / 2, -canvas[1] / 2)
+    centre = translation(-canvas[0] / 2, -canvas[1] / 2)
     lean = np.eye(3)
     lean[2, :2] = strength.perspective * lean_x, strength.perspective * lean_y
     angle = math.radians(strength.degrees * turn)
@@ -133,14 +154,14 @@ def draw_motion(
     skew = np.eye(3)
     skew[0, 1] = math.tan(math.radians(strength.shear * shear_x))
     skew[1, 0] = math.tan(math.radians(strength.shear * shear_y))
-    matrix = _translation(*target) @ skew @ rotate @ lean @ centre
+    matrix = translation(*target) @ skew @ rotate @ lean @ centre
     return Motion(matrix=matrix, scale=scale, size=size, origin=None)
 
 
 def seen_window(motion: Motion, canvas: tuple[int, int]) -> Window:
     """Return the part of the canvas that the picture shows, so that no more need be drawn."""
     if motion.origin is not None:
-        side = math.ceil(motion.size / motion.scale) + 1
+        side = math.ceil(motion.size / motion.scale)
         left, top = motion.origin
         return Window(left=left, top=top, right=left + side, bottom=top + side)
     width, height = canvas
@@ -157,54 +178,27 @@ def seen_window(motion: Motion, canvas: tuple[int, int]) -> Window:
     return Window(left=left, top=top, right=right, bottom=bottom)
 
 
-def warp(image: Pixels, window: Window, motion: Motion, scratch: Scratch) -> Pixels:
-    """Move the pixels of a canvas window into the picture, in scratch memory.
+def warp(image: Pixels, window: Window, motion: Motion, out: Pixels) -> None:
+    """Move the pixels of a canvas window into the picture, whatever the motion.
 
     Args:
         image: (h, w, 3), the window's pixels.
         window: where they lie on the canvas.
-        motion: what to do.
-        scratch: gives the memory.
-
-    Returns:
-        (size, size, 3); rows may lie further apart than the size.
+        motion: what to do, flips included.
+        out: (size, size, 3), becomes the picture.
     """
-    moved = (
-        _resize_aligned(image, motion, scratch)
-        if motion.origin is not None
-        else _warp(image, window, motion, scratch)
-    )
-    if not motion.flip_x and not motion.flip_y:
-        return moved
-    flipped = scratch.picture("flipped", motion.size, motion.size)
-    cv2.flip(moved, -1 if motion.flip_x and motion.flip_y else int(motion.flip_x), dst=flipped)
-    return flipped
-
-
-def _resize_aligned(image: Pixels, motion: Motion, scratch: Scratch) -> Pixels:
-    """Resize by exactly the motion's scale from the top-left corner."""
-    scale, size = motion.scale, motion.size
-    if scale == 1:
-        return image[:size, :size]
-    target = scratch.picture("moved", round(image.shape[0] * scale), round(image.shape[1] * scale))
-    # With no target size given, OpenCV uses the scale itself and not the ratio of rounded sizes.
-    moved: Pixels = cv2.resize(image, None, dst=target, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    return moved[:size, :size]
-
-
-def _warp(image: Pixels, window: Window, motion: Motion, scratch: Scratch) -> Pixels:
     # Pixel centres lie half a pixel inside; OpenCV's matrices go from centre to centre.
-    matrix = _translation(-0.5, -0.5) @ motion.matrix @ _translation(window.left + 0.5, window.top + 0.5)
+    start = translation(window.left + 0.5, window.top + 0.5)
+    matrix = translation(-0.5, -0.5) @ motion.flips() @ motion.matrix @ start
     size = (motion.size, motion.size)
-    target = scratch.picture("moved", *size)
     if matrix[2, 0] or matrix[2, 1]:
-        cv2.warpPerspective(image, matrix, size, dst=target, borderValue=_BORDER)
+        cv2.warpPerspective(image, matrix, size, dst=out, borderValue=_BORDER)
     else:
-        cv2.warpAffine(image, matrix[:2], size, dst=target, borderValue=_BORDER)
-    return target
+        cv2.warpAffine(image, matrix[:2], size, dst=out, borderValue=_BORDER)
 
 
-def _translation(x: float, y: float) -> Matrix:
+def translation(x: float, y: float) -> Matrix:
+    """Return the (3, 3) matrix that shifts by x and y."""
     matrix = np.eye(3)
     matrix[:2, 2] = x, y
     return matrix

@@ -7,6 +7,7 @@ every step is a few numpy calls, however many boxes there are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,24 @@ class Labels:
         return self.points[start : start + int(self.counts[index])]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """The labels of one image of a picture, and where they go.
+
+    Attributes:
+        labels: in pixels of the image.
+        matrix: (3, 3) homogeneous, from those to pixels of the picture.
+        scale: side length in the picture over that in the image, which the area rule allows for.
+        low, high: corners (x, y) of the part of the image that is there; boxes are cut to it first.
+    """
+
+    labels: Labels
+    matrix: Matrix
+    scale: float
+    low: tuple[float, float] = (-math.inf, -math.inf)
+    high: tuple[float, float] = (math.inf, math.inf)
+
+
 def labels_of(sample: Sample) -> Labels:
     """Return what a sample teaches: its boxes cut to the image, without crowds and empty boxes."""
     counts = np.array([0 if polygon is None else len(polygon) for polygon in sample.polygons], np.int64)
@@ -115,39 +134,48 @@ def no_labels() -> Labels:
     )
 
 
-def transformed(labels: Labels, matrix: Matrix, scale: float, size: int) -> Labels:
-    """Return the labels after a motion into a size x size picture, without those not worth keeping.
+def transformed(parts: Sequence[Part], size: int) -> tuple[Labels, NDArray[np.int64]]:
+    """Return the labels of moved images without those not worth keeping, all images in one go.
 
     A box becomes the box round its four moved corners. Where there is a polygon, the box is that
     round the visible part of the moved polygon, inside the moved box.
 
     Args:
-        labels: cut to the canvas that moves.
-        matrix: (3, 3) homogeneous, from canvas to picture.
-        scale: side length after the motion over that before, which the area rule allows for.
+        parts: images, of one picture or of several of the same size.
         size: side of the picture in pixels.
+
+    Returns:
+        The labels in pixels of the picture, cut to it, without polygons; and (n,) which part each is of.
     """
-    if not len(labels):
-        return labels
-    moved = _corner_boxes(labels.boxes, matrix)
-    boxes = np.clip(moved, 0, size)
-    has_polygon = labels.counts > 0
+    whole = joined([part.labels for part in parts])
+    owner = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
+    if not len(whole):
+        return whole, owner
+    limits = np.array([(*part.low, *part.high) for part in parts])[owner]
+    boxes = np.clip(whole.boxes, limits[:, [0, 1, 0, 1]], limits[:, [2, 3, 2, 3]])
+    matrices = np.array([part.matrix for part in parts])
+    moved = _corner_boxes(boxes, matrices[owner])
+    cut = np.clip(moved, 0, size)
+    has_polygon = whole.counts > 0
     # The polygon tells nothing new where nothing is left, nor where a box stays a box and whole.
-    partial = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & has_polygon
-    if _keeps_axes(matrix):
-        partial &= (boxes != moved).any(axis=1)
+    partial = has_polygon & _has_area(cut) & (_turns(matrices)[owner] | (cut != moved).any(axis=1))
     if partial.any():
-        outlines = _apply(labels.points[np.repeat(partial, labels.counts)], matrix)
-        around = polygon_boxes(outlines, labels.counts[partial], size)
-        low = np.maximum(boxes[partial, :2], around[:, :2])
-        boxes[partial] = np.concatenate([low, np.minimum(boxes[partial, 2:], around[:, 2:])], axis=1)
-    kept = worth_keeping(labels.boxes * scale, boxes, np.where(has_polygon, MIN_AREA_POLYGON, MIN_AREA_BOX))
-    return Labels(
-        classes=labels.classes[kept],
-        boxes=boxes[kept].astype(np.float32),
+        counts = whole.counts[partial]
+        points = whole.points[np.repeat(partial, whole.counts)]
+        outlines = _apply(points, np.repeat(matrices[owner[partial]], counts, axis=0))
+        around = polygon_boxes(outlines, counts, size)
+        low = np.maximum(cut[partial, :2], around[:, :2])
+        cut[partial] = np.concatenate([low, np.minimum(cut[partial, 2:], around[:, 2:])], axis=1)
+    before = boxes * np.array([part.scale for part in parts])[owner, None]
+    least = np.where(has_polygon, MIN_AREA_POLYGON, MIN_AREA_BOX)
+    kept = _has_area(boxes) & worth_keeping(before, cut, least)
+    labels = Labels(
+        classes=whole.classes[kept],
+        boxes=cut[kept].astype(np.float32),
         counts=np.zeros(int(kept.sum()), np.int64),
         points=np.zeros((0, 2), np.float32),
     )
+    return labels, owner[kept]
 
 
 def worth_keeping(
@@ -232,20 +260,28 @@ def _corners_inside(
     return inside
 
 
-def _corner_boxes(boxes: Floats, matrix: Matrix) -> Matrix:
-    """Return the (n, 4) xyxy boxes round the moved corners of boxes."""
-    corners = _apply(boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2), matrix).reshape(-1, 4, 2)
-    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+def _has_area(boxes: NDArray[np.floating]) -> NDArray[np.bool_]:
+    return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
 
 
-def _keeps_axes(matrix: Matrix) -> bool:
-    return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
+def _corner_boxes(boxes: NDArray[np.floating], matrices: Matrix) -> Matrix:
+    """Return the (n, 4) xyxy boxes round the corners of boxes, moved by a matrix each."""
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
+    moved = _apply(corners, np.repeat(matrices, 4, axis=0)).reshape(-1, 4, 2)
+    return np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
 
 
-def _apply(points: Floats, matrix: Matrix) -> Matrix:
-    """Move (k, 2) points by a homogeneous matrix; points behind the horizon become NaN."""
-    moved: Matrix = points.astype(np.float64) @ matrix[:2, :2].T + matrix[:2, 2]
-    if matrix[2, 0] or matrix[2, 1]:
-        weight = points.astype(np.float64) @ matrix[2, :2, None] + matrix[2, 2]
+def _turns(matrices: Matrix) -> NDArray[np.bool_]:
+    """Tell which of the motions do not keep lines along the axes."""
+    turned: NDArray[np.bool_] = np.abs(matrices[:, [0, 1, 2, 2], [1, 0, 0, 1]]).max(axis=1) > 0
+    return turned
+
+
+def _apply(points: NDArray[np.floating], matrices: Matrix) -> Matrix:
+    """Move (k, 2) points by a homogeneous matrix each; points behind the horizon become NaN."""
+    x, y = points[:, :1].astype(np.float64), points[:, 1:].astype(np.float64)
+    moved: Matrix = matrices[:, :2, 0] * x + matrices[:, :2, 1] * y + matrices[:, :2, 2]
+    if matrices[:, 2, :2].any():
+        weight = matrices[:, 2, :1] * x + matrices[:, 2, 1:2] * y + matrices[:, 2, 2:]
         moved /= np.where(weight > 0, weight, np.nan)
     return moved

@@ -1,4 +1,4 @@
-"""Canvases: one image on grey, or four round a random centre; drawn only where they are seen."""
+"""Canvases: one image on grey, or four round a random centre; drawn only where they are seen, if at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from yolo_core.data.geometry import Window
 from yolo_core.data.images import Pixels
-from yolo_core.data.labels import Labels, joined
+from yolo_core.data.labels import Labels, Matrix, Part, joined
 from yolo_core.data.letterbox import GREY
 from yolo_core.data.scratch import Scratch
 
@@ -47,49 +47,41 @@ class Canvas:
     height: int
     tiles: tuple[Tile, ...]
 
-    def labels(self, source: ImageSource, window: Window) -> Labels:
-        """Return the boxes of the tiles seen in a window, in canvas pixels, cut at the canvas' edges."""
+    def seen(self, window: Window) -> list[tuple[Tile, Window]]:
+        """Return the tiles seen in a window, each with the canvas pixels of it that are seen."""
+        edges = Window(left=0, top=0, right=self.width, bottom=self.height)
+        visible = window.overlap(edges)
+        parts = [(tile, visible.overlap(tile.place)) for tile in self.tiles]
+        return [(tile, part) for tile, part in parts if not part.is_empty]
+
+    def labels(self, source: ImageSource) -> Labels:
+        """Return the boxes of all tiles in canvas pixels, cut at the canvas' edges."""
         parts = [
-            source.labels(tile.index).moved(offset=(tile.place.left, tile.place.top))
-            for tile in self.tiles
-            if not self._seen(tile, window).is_empty
+            source.labels(tile.index).moved(offset=(tile.place.left, tile.place.top)) for tile in self.tiles
         ]
         return joined(parts).clipped(self.width, self.height)
 
-    def pixels(self, source: ImageSource, window: Window, scratch: Scratch) -> Pixels:
-        """Return the pixels of a window, in scratch memory; tiles outside it are not even read."""
-        image = _grey(window, scratch)
-        for tile in self.tiles:
-            seen = self._seen(tile, window)
-            if not seen.is_empty:
-                _part(image, window, seen)[:] = _part(source.pixels(tile.index), tile.place, seen)
+    def part(self, source: ImageSource, tile: Tile, matrix: Matrix, scale: float) -> Part:
+        """Return the labels of a tile, to be cut at the canvas' edges and moved by ``matrix``."""
+        left, top = tile.place.left, tile.place.top
+        return Part(
+            labels=source.labels(tile.index),
+            matrix=matrix,
+            scale=scale,
+            low=(-left, -top),
+            high=(self.width - left, self.height - top),
+        )
+
+    def pixels(self, source: ImageSource, window: Window, scratch: Scratch, name: str = "canvas") -> Pixels:
+        """Return the pixels of a window, in scratch memory ``name``; tiles outside it are not even read."""
+        image = scratch.picture(name, window.height, window.width)
+        image.fill(GREY)
+        for tile, seen in self.seen(window):
+            part_of(image, window, seen)[:] = part_of(source.pixels(tile.index), tile.place, seen)
         return image
 
-    def _seen(self, tile: Tile, window: Window) -> Window:
-        """Return the part of a window that shows a tile."""
-        canvas = Window(left=0, top=0, right=self.width, bottom=self.height)
-        return window.overlap(tile.place).overlap(canvas)
 
-
-def cut(image: Pixels, window: Window, scratch: Scratch) -> Pixels:
-    """Return a window of an image; what reaches beyond it is grey."""
-    whole = Window(left=0, top=0, right=image.shape[1], bottom=image.shape[0])
-    seen = window.overlap(whole)
-    if seen == window:
-        return _part(image, whole, seen)
-    result = _grey(window, scratch, "cut")
-    if not seen.is_empty:
-        _part(result, window, seen)[:] = _part(image, whole, seen)
-    return result
-
-
-def _grey(window: Window, scratch: Scratch, name: str = "canvas") -> Pixels:
-    image = scratch.picture(name, window.bottom - window.top, window.right - window.left)
-    image.fill(GREY)
-    return image
-
-
-def _part(image: Pixels, where: Window, part: Window) -> Pixels:
+def part_of(image: Pixels, where: Window, part: Window) -> Pixels:
     """Return a view of the part of an image that lies at ``where``."""
     rows = slice(part.top - where.top, part.bottom - where.top)
     return image[rows, part.left - where.left : part.right - where.left]

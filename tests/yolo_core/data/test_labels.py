@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from yolo_core.data.coco import Sample
 from yolo_core.data.labels import (
     Labels,
+    Part,
     joined,
     labels_of,
     no_labels,
@@ -33,6 +34,10 @@ def make(boxes: list[list[float]], polygons: list[list[list[float]] | None] | No
         counts=np.array([len(outline or []) for outline in outlines], np.int64),
         points=np.array(points, np.float32).reshape(-1, 2),
     )
+
+
+def after(labels: Labels, matrix: np.ndarray, scale: float = 1.0) -> Labels:
+    return transformed([Part(labels=labels, matrix=matrix, scale=scale)], SIZE)[0]
 
 
 def brute_force_box(polygon: np.ndarray, size: int) -> np.ndarray | None:
@@ -82,20 +87,20 @@ def test_a_polygon_gives_a_tighter_box_than_its_corners() -> None:
     half = np.sqrt(0.5)
     eighth = np.array([[half, -half, 30], [half, half, 0], [0, 0, 1]])
     labels = make([[10, 10, 30, 30], [10, 10, 30, 30]], [diamond, None])
-    tight, loose = transformed(labels, eighth, 1.0, SIZE).boxes
+    tight, loose = after(labels, eighth).boxes
     np.testing.assert_allclose(tight[2:] - tight[:2], [20 * half, 20 * half], rtol=1e-5)
     np.testing.assert_allclose(loose[2:] - loose[:2], [40 * half, 40 * half], rtol=1e-5)
-    assert len(transformed(labels, turn, 1.0, SIZE)) == 0  # all beyond the left edge
+    assert len(after(labels, turn)) == 0  # all beyond the left edge
 
 
 def test_a_polygon_tells_what_is_left_of_a_cut_box() -> None:
     triangle = [[0, 0], [40, 0], [40, 40]]
     shift = np.array([[1.0, 0, -20], [0, 1, 0], [0, 0, 1]])
     labels = make([[0, 0, 40, 40], [0, 0, 40, 40]], [triangle, None])
-    boxes = transformed(labels, shift, 1.0, SIZE).boxes
+    boxes = after(labels, shift).boxes
     np.testing.assert_allclose(boxes, [[0, 0, 20, 40], [0, 0, 20, 40]])
     up = np.array([[1.0, 0, 0], [0, 1, -20], [0, 0, 1]])
-    boxes = transformed(labels, up, 1.0, SIZE).boxes
+    boxes = after(labels, up).boxes
     np.testing.assert_allclose(boxes, [[20, 0, 40, 20], [0, 0, 40, 20]])
 
 
@@ -119,13 +124,13 @@ def test_keeping_rules() -> None:
 def test_the_area_rule_allows_for_the_scale() -> None:
     shrink = np.diag((0.25, 0.25, 1.0))
     labels = make([[0, 0, 60, 60]])
-    assert len(transformed(labels, shrink, 0.25, SIZE)) == 1  # a sixteenth, but all of it is there
-    assert len(transformed(labels, shrink, 1.0, SIZE)) == 0
+    assert len(after(labels, shrink, 0.25)) == 1  # a sixteenth, but all of it is there
+    assert len(after(labels, shrink)) == 0
 
 
 def test_perspective_divides() -> None:
     lean = np.array([[1.0, 0, 0], [0, 1, 0], [0.01, 0, 1]])
-    box = transformed(make([[10, 10, 40, 20]]), lean, 1.0, SIZE).boxes[0]
+    box = after(make([[10, 10, 40, 20]]), lean).boxes[0]
     np.testing.assert_allclose(box, [10 / 1.1, 10 / 1.4, 40 / 1.4, 20 / 1.1], rtol=1e-5)
 
 
@@ -133,7 +138,7 @@ def test_boxes_behind_the_horizon_are_dropped() -> None:
     lean = np.array([[1.0, 0, 0], [0, 1, 0], [-0.03, 0, 1]])
     square = [[10.0, 10], [40, 10], [40, 20], [10, 20]]
     labels = make([[10, 10, 40, 20], [10, 10, 40, 20], [1, 1, 8, 8]], [square, None, None])
-    assert transformed(labels, lean, 1.0, SIZE).classes.tolist() == [2]
+    assert after(labels, lean).classes.tolist() == [2]
 
 
 def test_moving_clipping_choosing_and_joining() -> None:
@@ -156,7 +161,7 @@ def test_moving_clipping_choosing_and_joining() -> None:
 
 @pytest.mark.parametrize("matrix", [np.eye(3), np.diag((2.0, 2.0, 1.0))])
 def test_no_labels_stay_no_labels(matrix: np.ndarray) -> None:
-    assert len(transformed(no_labels(), matrix, 1.0, SIZE)) == 0
+    assert len(after(no_labels(), matrix)) == 0
     assert len(no_labels().moved(offset=(1, 1)).clipped(5, 5)) == 0
 
 
