@@ -6,11 +6,10 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from components.validate.rules import RULE_NAMES, SEVERITIES
-from components.validate.statistics import FEATURES
-from yolo_core.data.coco import SPLITS
+from components.validate.rules import FEATURES, RULE_NAMES, SEVERITIES
 
 AUTO = "auto"
+SPLITS = ("train", "val", "test")  # as in yolo_core.data.coco, which takes too long to import for a check
 _MOST_BITS = 16  # of a hash that may differ; see yolo_core.data.phash
 _POSITIVE = ("box_tolerance", "min_box_side", "max_times_rarer", "drop_budget")
 _SHARES = ("duplicate_iou", "max_unlabelled", "max_split_distance")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 BLOCK, WARN, OFF = "block", "warn", "off"
 SEVERITIES = (BLOCK, WARN, OFF)
 ANNOTATIONS, IMAGES, CLASSES, SPLITS, DRIFT = "annotations", "images", "classes", "splits", "drift"
+FEATURES = ("classes", "box_sizes", "box_shapes", "boxes_per_image", "image_sizes", "brightness")
+"""Properties whose distributions are compared with the champion's; `statistics` counts them."""
 TABLES = (ANNOTATIONS, IMAGES, CLASSES, SPLITS, DRIFT)
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1  # of statistics.json; raise it when a bin changes
-FEATURES = ("classes", "box_sizes", "box_shapes", "boxes_per_image", "image_sizes", "brightness")
 Counts = Mapping[str, int]
 _Floats = NDArray[np.float64]
 

@@ -67,9 +67,9 @@ def test_the_pipeline_is_the_designed_one() -> None:
         "dataset": set(),
         "validate": {"dataset"},
         "train": {"dataset", "validate"},
-        "study": {"dataset", "train"},
+        "study": {"dataset", "validate", "train"},
         "compare": {"study"},
-        "export": {"dataset", "train"},
+        "export": {"dataset", "validate", "train"},
         "register": {"train", "study", "compare", "export", "validate"},
     }
     assert [item.name for item in STAGES if item.foreach] == ["train", "study", "export", "register"]

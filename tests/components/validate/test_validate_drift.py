@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.store import TrackingConfig, connect
-from components.validate.statistics import FEATURES, distance
+from components.validate.rules import FEATURES
+from components.validate.statistics import distance
 
 from .conftest import Bench
 

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from components.config import load_section
+from components.validate import config as config_module
 from components.validate.config import ValidateConfig
 from components.validate.docs import make_offline
+from components.validate.rules import FEATURES
+from yolo_core.data.coco import SPLITS
 from yolo_core.errors import DataError, UsageError
 
 from .conftest import Bench
@@ -133,7 +136,10 @@ def test_a_broken_folder_is_not_a_matter_of_rules(bench: Bench) -> None:
 
 
 def test_the_shipped_params_load(params: dict[str, Any]) -> None:
-    assert load_section(params, "validate", ValidateConfig).severity == {}
+    config = load_section(params, "validate", ValidateConfig)
+    assert config.severity == {}
+    assert tuple(config.max_drift) == FEATURES
+    assert tuple(config.min_instances) == config_module.SPLITS == SPLITS
 
 
 @pytest.mark.parametrize(
@@ -141,6 +147,13 @@ def test_the_shipped_params_load(params: dict[str, Any]) -> None:
     [
         ({"box_tolerance": -1.0}, "box_tolerance must not be negative"),
         ({"min_box_side": float("nan")}, "min_box_side must not be negative"),
+        ({"duplicate_iou": 1.5}, r"duplicate_iou must be within 0\.\.1"),
+        ({"max_drift": {"classes": -1.0}}, r"max_drift\.classes must be within 0\.\.1"),
+        ({"max_drift": {"colours": 0.1}}, r"max_drift\.colours is no property; known are classes, "),
+        ({"min_instances": {"tran": 1}}, r"min_instances\.tran is no split; did you mean 'train'"),
+        ({"min_instances": {"train": -1}}, r"min_instances\.train must not be negative"),
+        ({"near_duplicate_bits": 17}, r"near_duplicate_bits must be within 0\.\.16"),
+        ({"drop_budget": -1.0}, "drop_budget must not be negative"),
         ({"severity": {"box_insid": "warn"}}, "did you mean 'box_inside'"),
         ({"severity": {"xyz": "warn"}}, "is no rule; known are annotation_schema, "),
         ({"severity": {"box_inside": "error"}}, "must be block, warn, off"),
