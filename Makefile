@@ -13,6 +13,7 @@ demo: .venv/.ready ## the whole pipeline on the built-in dataset, to a registere
 	python scripts/summary.py
 
 test: .venv/.ready .venv-airflow/.ready .venv-kfp/.ready ## every test, each in its environment
+	scripts/debian_packages.sh
 	.venv-kfp/bin/python -m pytest tests/kfp
 	.venv-airflow/bin/python -m pytest tests/dags
 	.venv/bin/python -m pytest tests

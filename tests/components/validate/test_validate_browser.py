@@ -19,7 +19,7 @@ def browser() -> Iterator[webdriver.Chrome]:
     """Headless Chromium that can resolve no host and keeps a log of what pages ask for."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.skip("needs the Debian packages chromium and chromium-driver")
+        pytest.skip("needs chromium and its driver: scripts/debian_packages.sh installs them")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     offline = "--host-resolver-rules=MAP * ~NOTFOUND"
