@@ -22,6 +22,7 @@ from yolo_core.errors import DataError
 
 Splits = dict[str, list[SourceImage]]
 Table = NDArray[np.float64]
+Counts = NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def _fill_empty(places: NDArray[np.int64], sizes: Table, room: Table) -> None:
         places[moved] = split
 
 
-def _class_counts(images: list[SourceImage], groups: Groups) -> Table:
+def _class_counts(images: list[SourceImage], groups: Groups) -> Counts:
     """Return the boxes of each class in each group, (groups, classes)."""
     pairs = [
         (group, box.class_index)
@@ -141,9 +142,9 @@ def _class_counts(images: list[SourceImage], groups: Groups) -> Table:
         for box in image.boxes
     ]
     classes = max((number for _, number in pairs), default=-1) + 1
-    counts: Table = np.zeros((groups.count, classes))
+    counts: Counts = np.zeros((groups.count, classes), np.int32)
     if pairs:
-        np.add.at(counts, tuple(np.array(pairs).T), 1.0)
+        np.add.at(counts, tuple(np.array(pairs).T), 1)
     return counts
 
 
