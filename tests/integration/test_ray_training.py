@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -14,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from components.config import load_section, read_params
 from components.job import Job
 from components.tracking import NullTracker
 from components.train.cluster import ClusterSettings, ray_cluster
 from components.train.config import TrainConfig
+from components.train.plan import make_plan
 from components.train.work import run
 from components.workspace import Workspace
+from yolo_core.data.coco import open_dataset
+from yolo_core.engine.train import Trainer
 from yolo_core.errors import NonFiniteLossError, UsageError
 from yolo_core.model.weights import load_checkpoint
 
@@ -172,17 +177,18 @@ def wait_for(text: str, log: Path, process: subprocess.Popen[bytes], seconds: fl
         time.sleep(0.1)
 
 
-def test_a_killed_training_is_resumed(repo: Path, workspace: Path) -> None:
+def test_a_killed_training_is_resumed_to_the_same_bits(repo: Path, workspace: Path, tmp_path: Path) -> None:
+    """A state of every batch is kept, and the end is that of an undisturbed training without Ray."""
     import yaml
 
     params = read_params(repo / "params.yaml")
-    params["train"] = {**params["train"], **QUICK, "workers": 1, "epochs": 12}
+    params["train"] = {**params["train"], **QUICK, "workers": 1, "epochs": 6, "checkpoint_steps": 1}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
 
     log = workspace / "first.log"
     driver = start_driver(workspace, log)
     try:
-        wait_for("epoch 4/12", log, driver)
+        wait_for("epoch 2/6", log, driver)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
@@ -193,7 +199,24 @@ def test_a_killed_training_is_resumed(repo: Path, workspace: Path) -> None:
     driver = start_driver(workspace, log)
     assert driver.wait(timeout=240) == 0, log.read_text()[-3000:]
     shown = log.read_text()
-    assert "epoch 1/12" not in shown and "epoch 12/12" in shown
+    assert "epoch 1/6" not in shown and "epoch 6/6" in shown
     report = json.loads((workspace / "reports" / "train" / "yolov5n.json").read_text())
-    assert report["epochs"] == 12
+    assert report["epochs"] == 6
     assert not list((workspace / "runs" / "train").iterdir())
+    assert_as_without_ray(workspace, tmp_path / "plain")
+
+
+def assert_as_without_ray(workspace: Path, folder: Path) -> None:
+    """Train the same plan here, in one go, and compare every number and weight."""
+    dataset = open_dataset(workspace / "data" / "dataset")
+    config = load_section(read_params(workspace / "params.yaml"), "train", TrainConfig)
+    torch.set_num_threads(1)
+    trainer = Trainer(make_plan(config, "yolov5n", dataset, workspace).settings, dataset, folder)
+    list(trainer.epochs())
+    with (workspace / "reports" / "train" / "yolov5n.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, wanted in zip(rows, trainer.history, strict=True):
+        for key in wanted.keys() - {"epoch", "images_per_second", "seconds"}:
+            assert row[key] == f"{wanted[key]:.6g}", key
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (workspace / "models" / "yolov5n" / name).read_bytes() == (folder / name).read_bytes()
