@@ -90,10 +90,10 @@ def test_the_official_model_is_no_worse_for_it(
     coco128: tuple[list[SourceImage], ClassTable], assets: Path, tmp_path: Path
 ) -> None:
     images, classes = coco128
-    dataset = write_dataset(tmp_path / "d", {"train": images[:32]}, classes, name="d", source="COCO128")
+    dataset = write_dataset(tmp_path / "d", {"train": images[:20]}, classes, name="d", source="COCO128")
     model = load_checkpoint(assets / "weights/yolov5n.pt").fuse()
     settings = EvalSettings(image_size=640)
     plain = evaluate(model, dataset, "train", settings).metrics
     three = evaluate(model, dataset, "train", replace(settings, augment=True)).metrics
-    assert three.map > plain.map  # by 0.03, and by 0.007 on all 128
+    assert three.map > plain.map
     assert three.map50 > plain.map50
