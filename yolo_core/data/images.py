@@ -1,8 +1,29 @@
 """Image files to pixels, and their size without decoding them.
 
-Pixels are read as they are stored: an EXIF orientation tag is not applied, because boxes are
-annotated on (and this project measures) the stored pixels. Alpha is dropped, grey becomes three
-equal channels, 16 bits become 8, CMYK becomes BGR.
+Pixels are read as they are stored, because boxes are annotated on (and this project measures) the stored
+pixels. What unusual files become (tests/yolo_core/data/test_bad_input.py holds each to it):
+
+==================================  =================================================================
+grey, palette, two colours          three channels
+16 bits per channel                 8: the upper half of each value
+alpha                               dropped, not blended; what is under it shows
+CMYK                                BGR
+EXIF orientation                    ignored here; the dataset stage turns such pictures for good
+1 x 1, 20000 x 50 pixels            read; resized so that no side falls under a pixel
+bytes behind the end                ignored
+0 bytes, no image                   `DataError`; such a file does not get into a dataset
+BMP, WebP, TIFF and others          the dataset stage makes PNGs of them; `write_dataset` refuses them
+end missing (a broken copy)         `DataError`; OpenCV alone would fill the rest with grey
+damage inside a PNG                 `DataError`, by its checksums
+damage inside a JPEG                decoded as far as it goes: JPEG has no checksums
+too many pixels                     `DataError`: over 2**20 a side, or some 179 million
+==================================  =================================================================
+
+No reader skips a file that it cannot read: the error names it and the remedy, and the validation stage,
+which also compares each file with its digest, can set it aside (`yolo_core.data.quarantine`). An image
+without boxes, such as one with an empty label file, is kept as background. A coordinate that is not a
+number is a `DataError` when a dataset is written or read. Boxes are cut at the image's edges when they
+are used; those with nothing left, or too little in a picture, teach nothing there and stay as annotated.
 """
 
 from __future__ import annotations

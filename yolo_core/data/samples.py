@@ -134,6 +134,8 @@ def _largest_polygon(segmentation: Any, box: NDArray[np.float64]) -> NDArray[np.
     polygons = [np.array(flat, np.float32).reshape(-1, 2) for flat in segmentation if len(flat) >= 6]
     if not polygons:
         return None
+    if not all(np.isfinite(polygon).all() for polygon in polygons):
+        raise ValueError("a polygon has a coordinate that is not a number")
     largest = max(polygons, key=_area) if len(polygons) > 1 else polygons[0]
     edges = np.concatenate([largest.min(0), largest.max(0)])
     tolerance = max(2.0, _SPAN_TOLERANCE * float((box[2:] - box[:2]).max()))
