@@ -1,9 +1,10 @@
 """A dataset as files and as shards: DVC's add and push to S3 (SeaweedFS), and `dvc repro`.
 
 Run ``python benchmarks/versioning.py [--images 20000]`` from the repository's root; it takes a quarter of an
-hour and about a gigabyte of the disk. Images are JPEGs of 5 to 10 kB, each different. Both ways are timed one
-after the other, each in a repository and a bucket of its own. For `dvc repro` the project's own dvc.yaml is
-used, with small files standing in for what its later stages write; the best of three runs counts.
+hour (a few minutes with ``--skip-push``) and two gigabytes of the disk. Images are JPEGs of 5 to 10 kB, each
+different. Both ways are timed one after the other, each in a repository and a bucket of its own. For
+`dvc repro` the project's own dvc.yaml is used, with small files standing in for what its later stages write;
+the best of three runs counts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import cv2
 import numpy as np
 import yaml
 
-from yolo_core.data.coco import SourceBox, SourceImage, class_table, write_dataset
+from yolo_core.data.coco import DetectionDataset, SourceBox, SourceImage, class_table, write_dataset
 from yolo_core.data.shards import SHARD_BYTES
 
 REPO = Path(__file__).resolve().parents[1]
@@ -128,6 +129,16 @@ def new_repository(root: Path) -> None:
     seconds(root, "config", "core.analytics", "false")
 
 
+def time_reading(dataset: DetectionDataset) -> float:
+    """Return the processor seconds that reading the bytes of every image takes, in random order."""
+    samples = dataset.samples("train")
+    order = np.random.default_rng(0).permutation(len(samples))
+    began = time.process_time()
+    for index in order:
+        samples[index].read_bytes()
+    return time.process_time() - began
+
+
 def time_add_and_push(root: Path, dataset: Path, endpoint: str) -> tuple[float, float]:
     """Return the seconds that adding and pushing the dataset take in a new repository."""
     new_repository(root)
@@ -141,7 +152,7 @@ def time_add_and_push(root: Path, dataset: Path, endpoint: str) -> tuple[float, 
 
 
 def time_repro(root: Path, dataset: Path) -> tuple[float, float]:
-    """Time `dvc repro` in a copy of the project whose stages are up to date: seconds, and of the processor."""
+    """Time `dvc repro` in a copy of the project that is up to date: seconds, and those of the processor."""
     new_repository(root)
     listed = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
@@ -176,10 +187,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A dataset as files and as shards, under DVC.")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES)
+    parser.add_argument("--skip-push", action="store_true", help="leave out DVC's add and push")
     options = parser.parse_args()
     os.environ.update(AWS_ACCESS_KEY_ID=KEY, AWS_SECRET_ACCESS_KEY=SECRET, AWS_DEFAULT_REGION="us-east-1")
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    table: dict[str, list[float]] = {}
+    table: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch, seaweed(Path(scratch)) as endpoint:
         for way, shard_bytes in (("files", None), ("shards", options.shard_bytes)):
             target = Path(scratch) / f"dataset-{way}"
@@ -193,21 +205,16 @@ def main() -> None:
                 source="drawn",
                 shard_bytes=shard_bytes,
             )
-            written = time.monotonic() - began
-            added, pushed = time_add_and_push(Path(scratch) / f"pushed-{way}", target, endpoint)
-            repro = time_repro(Path(scratch) / f"repro-{way}", target)
-            table[way] = [written, added, pushed, added + pushed, *repro]
+            table[way] = {"write_dataset": time.monotonic() - began, "read all, CPU": time_reading(dataset)}
+            if not options.skip_push:
+                added, pushed = time_add_and_push(Path(scratch) / f"pushed-{way}", target, endpoint)
+                table[way] |= {"dvc add": added, "dvc push": pushed, "add and push": added + pushed}
+            repro, cpu = time_repro(Path(scratch) / f"repro-{way}", target)
+            table[way] |= {"dvc repro, no change": repro, "dvc repro, CPU": cpu}
             print(f"{way}: {dataset.shards} shards, digest {dataset.digest[:19]}", flush=True)
-    steps = (
-        "write_dataset",
-        "dvc add",
-        "dvc push",
-        "add and push",
-        "dvc repro, no change",
-        "  its processor time",
-    )
-    for step, files, shards in zip(steps, *table.values(), strict=True):
-        print(f"{step:22} files {files:7.1f} s   shards {shards:7.1f} s   ratio {files / shards:5.1f}")
+    for step, files in table["files"].items():
+        shards = table["shards"][step]
+        print(f"{step:22} files {files:7.2f} s   shards {shards:7.2f} s   ratio {files / shards:5.1f}")
 
 
 if __name__ == "__main__":
