@@ -20,6 +20,7 @@ from components.export.images import pick_images
 from components.store import TrackingConfig, connect
 from yolo_core import load_checkpoint, save_checkpoint
 from yolo_core.data.coco import SourceBox, SourceImage, class_table, open_dataset, write_dataset
+from yolo_core.data.quarantine import write_quarantine
 from yolo_core.errors import DataError
 from yolo_core.export.backends import FORMATS, load_exported
 from yolo_core.export.base import ExportSettings
@@ -66,6 +67,7 @@ def ready(workspace: Path, photos: Path) -> Path:
     """A fresh workspace with these in it."""
     (workspace / "data").mkdir()
     (workspace / "data" / "dataset").symlink_to(photos / "data" / "dataset")
+    write_quarantine(workspace / "data" / "dataset", "", {})
     shutil.copytree(photos / "models", workspace / "models")
     return workspace
 

@@ -38,6 +38,7 @@ class Stages:
         assert job.path("data/dataset/images/1.jpg").read_bytes() == b"image"
         job.path("reports/validation").mkdir()
         job.path("reports/validation/index.html").touch()
+        job.path("data/dataset.quarantine.json").touch()
         job.path("reports/validation.json").write_text(
             json.dumps({"success": not self.refuse}), encoding="utf-8"
         )

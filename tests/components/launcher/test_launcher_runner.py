@@ -46,6 +46,7 @@ def ready(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_outputs(_config: Any, job: Job) -> dict[str, Any]:
     job.path("reports/validation").mkdir()
+    job.path("data/dataset.quarantine.json").touch()
     job.path("reports/validation.json").write_text('{"success": true}', encoding="utf-8")
     return {"success": True}
 
@@ -64,14 +65,15 @@ def runs_of(workspace: Path) -> dict[str, Any]:
 
 def test_success_is_shown_tracked_and_tagged(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:
     stage(write_outputs)
-    done = launch("validate", "--run-id", "r1", "--json", "--set", "validate.min_instances=3")
+    done = launch("validate", "--run-id", "r1", "--json", "--set", "validate.min_box_side=3")
     assert done.code == 0, done.err
     assert done.result["result"] == {"success": True}
-    assert done.result["outputs"] == ["reports/validation", "reports/validation.json"]
+    quarantine = "data/dataset.quarantine.json"
+    assert done.result["outputs"] == ["reports/validation", quarantine, "reports/validation.json"]
     runs = runs_of(ready)
     child, parent = runs["validate"], runs["r1"]
     assert child.info.run_id == done.result["mlflow_run_id"]
-    assert child.data.params["validate.min_instances"] == "3"
+    assert child.data.params["validate.min_box_side"] == "3.0"
     assert all(name.startswith("validate.") for name in child.data.params)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["pipeline.orchestrator"] == "cli"
@@ -125,7 +127,7 @@ def test_a_mistake_deletes_nothing(ready: Path, stage: Callable[[Work], None], l
     report = ready / "reports" / "validation.json"
     report.parent.mkdir()
     report.write_text("precious", encoding="utf-8")
-    assert launch("validate", "--set", "validate.min_instances=many").code == 2
+    assert launch("validate", "--set", "validate.min_box_side=many").code == 2
     assert launch("validate", "--set", "tracking.uri=./mlruns").code == 2
     assert launch("validate", "--set", "tracking.uri=http://127.0.0.1:1").code == 3
     (ready / "data" / "dataset" / "dataset.json").unlink()
@@ -151,6 +153,7 @@ def test_training_does_not_start_on_data_that_failed(
 ) -> None:
     stage(lambda _config, _job: pytest.fail("it must not run"))
     (ready / "reports" / "validation").mkdir(parents=True)
+    (ready / "data" / "dataset.quarantine.json").touch()
     for content, message in (('{"success": false}', "did not pass validation"), ("{", "cannot be read")):
         (ready / "reports" / "validation.json").write_text(content, encoding="utf-8")
         done = launch("train", "--variant", "yolov5n")
@@ -166,14 +169,14 @@ def test_retry_continues_the_same_runs(ready: Path, stage: Callable[[Work], None
     stage(broken)
     assert launch("validate", "--run-id", "again").code == 1
     stage(write_outputs)
-    done = launch("validate", "--run-id", "again", "--set", "validate.min_instances=2")
+    done = launch("validate", "--run-id", "again", "--set", "validate.min_box_side=1")
     assert done.code == 0
     runs = runs_of(ready)
     assert set(runs) == {"again", "validate"}
     child = runs["validate"]
     assert child.info.status == runs["again"].info.status == "FINISHED"
     assert child.data.tags["pipeline.attempt"] == "2"
-    assert child.data.tags["pipeline.changed_params"] == "validate.min_instances: 1 -> 2"
+    assert child.data.tags["pipeline.changed_params"] == "validate.min_box_side: 2.0 -> 1.0"
     assert child.data.metrics == {"loss": 2.0}
 
 
@@ -181,7 +184,8 @@ def test_a_stage_that_forgets_an_output(ready: Path, stage: Callable[[Work], Non
     stage(lambda _config, _job: {})
     done = launch("validate")
     assert done.code == 1
-    assert "ended without writing reports/validation, reports/validation.json" in done.complaint
+    missing = "reports/validation, data/dataset.quarantine.json, reports/validation.json"
+    assert f"ended without writing {missing}" in done.complaint
 
 
 def test_interrupt_marks_the_run_killed(ready: Path, stage: Callable[[Work], None], launch: Any) -> None:

@@ -16,6 +16,7 @@ from components.study.config import CompareConfig, StudyConfig
 from components.tracking import NullTracker
 from components.workspace import Workspace
 from yolo_core.data.coco import ClassTable, SourceImage, write_dataset
+from yolo_core.data.quarantine import write_quarantine
 from yolo_core.model.weights import load_checkpoint, save_checkpoint
 
 PHOTOS = 12
@@ -33,6 +34,7 @@ def studied(
     unlabelled = [SourceImage(file_name=image.file_name, content=image.content) for image in images[:2]]
     splits = {"train": images[:PHOTOS], "val": unlabelled, "test": images[:PHOTOS]}
     write_dataset(root / "data/dataset", splits, classes, name="photos", source="COCO128")
+    write_quarantine(root / "data/dataset", "", {})
     (root / "models/yolov5n").mkdir(parents=True)
     model = load_checkpoint(assets / "weights/yolov5n.pt")
     save_checkpoint(model, root / "models/yolov5n/best.safetensors", {})
