@@ -58,6 +58,7 @@ def materialise(name: str, folder: Path) -> Path:
     """Bring a trial's data into the canonical layout, unless they are there; return their folder."""
     workspace = folder / name
     if not (workspace / "data" / "dataset" / "dataset.json").is_file():
+        workspace.mkdir(parents=True, exist_ok=True)
         source = f"dataset.source={TRIALS[name].source}"
         command = [sys.executable, "-m", "components", "dataset", "--workspace", str(workspace)]
         subprocess.run([*command, "--set", source], check=True, stdout=subprocess.DEVNULL)

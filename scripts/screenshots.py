@@ -12,8 +12,9 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
-import mlflow
+import requests
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
@@ -57,20 +58,33 @@ def _wait_for(driver: webdriver.Chrome, text: str) -> None:
 
 def mlflow_pages(driver: webdriver.Chrome, url: str, folder: Path) -> None:
     """Picture the runs, the curves of the latest training, and the registered model."""
-    client = mlflow.MlflowClient(url, registry_uri=url)
-    version = client.search_model_versions(order_by=["last_updated_timestamp DESC"], max_results=1)[0]
-    experiment = client.get_run(version.run_id).info.experiment_id
-    train = client.search_runs([experiment], "tags.`mlflow.runName` LIKE 'train %'", max_results=1)[0]
-    parent = client.get_run(train.data.tags["mlflow.parentRunId"])
-    runs = f"{url}/#/experiments/{experiment}"
+    version = _rest(url, "model-versions/search?max_results=1")["model_versions"][0]
+    child = _rest(url, f"runs/get?run_id={version['run_id']}")["run"]["info"]
+    search = {"experiment_ids": [child["experiment_id"]], "filter": "tags.`mlflow.runName` LIKE 'train %'"}
+    train = _rest(url, "runs/search", search)["runs"][0]
+    tags = {tag["key"]: tag["value"] for tag in train["data"]["tags"]}
+    parent = _rest(url, f"runs/get?run_id={tags['mlflow.parentRunId']}")["run"]["info"]
+    runs = f"{url}/#/experiments/{child['experiment_id']}"
     driver.get(f"{runs}/runs")
-    _wait_for(driver, parent.info.run_name)
+    _wait_for(driver, parent["run_name"])
     _click(driver, "[aria-label=Close]")  # the assistant, open at first
     _click(driver, EXPANDER)
-    _wait_for(driver, train.info.run_name)
+    _wait_for(driver, train["info"]["run_name"])
     _save(driver, folder / "mlflow-runs.png")
-    shoot(driver, f"{runs}/runs/{train.info.run_id}/model-metrics", "map50", folder / "mlflow-curves.png")
-    shoot(driver, f"{url}/#/models/{version.name}", "Version", folder / "mlflow-model.png")
+    shoot(
+        driver, f"{runs}/runs/{train['info']['run_id']}/model-metrics", "map50", folder / "mlflow-curves.png"
+    )
+    shoot(driver, f"{url}/#/models/{version['name']}", "Version", folder / "mlflow-model.png")
+
+
+def _rest(url: str, call: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask MLflow's REST interface: a POST if there is a body."""
+    answer = requests.request(
+        "POST" if body else "GET", f"{url}/api/2.0/mlflow/{call}", json=body, timeout=PATIENCE
+    )
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def airflow_pages(driver: webdriver.Chrome, url: str, home: Path, folder: Path) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 
 from components.train.config import TrainConfig
 from yolo_core.data.coco import DetectionDataset, Sample
-from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors
-from yolo_core.engine.auto_recipe import WORTHWHILE_GAIN, RunFacts, choose_recipe, describe_data
+from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors, judge_anchors
+from yolo_core.engine.auto_recipe import WORTHWHILE_GAIN, RunFacts, Start, choose_recipe, describe_data
 from yolo_core.engine.recipe import Hyperparameters, get_preset
 from yolo_core.engine.settings import TrainSettings, settings_document
 from yolo_core.engine.train import build_model
 from yolo_core.errors import UsageError
-from yolo_core.model.weights import describe
+from yolo_core.model.weights import describe, read_checkpoint
 
 _RESULT_VERSION = 2
 """Part of the fingerprint: raise it when a change of the code makes old states wrong to resume."""
@@ -52,7 +52,13 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
     """
     pretrained = _pretrained_path(config.pretrained, root)
     samples = dataset.samples("train")
-    recipe, reasons = _recipe(config, variant, dataset, samples)
+    start = _start(pretrained, dataset)
+    recipe, reasons = _recipe(
+        config,
+        dataset,
+        samples,
+        RunFacts(variant=variant, batch_size=config.batch_size, epochs=config.epochs, start=start),
+    )
     settings = TrainSettings(
         variant=variant,
         image_size=config.image_size,
@@ -72,10 +78,12 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
     settings.check(config.workers)
     dataset.annotation_file("val")
     given = describe(build_model(settings, dataset))["anchors"]
-    # The weights of a checkpoint were trained for its anchors, so those go only if they cannot serve.
-    gain = WORTHWHILE_GAIN if config.preset == "auto" and pretrained is None else None
     sizes = box_sizes(samples, config.image_size)
-    fit = fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
+    if config.preset == "auto" and start == "detector":  # its head was trained for its anchors
+        fit = judge_anchors(sizes, given, recipe.anchor_t)
+    else:
+        gain = WORTHWHILE_GAIN if config.preset == "auto" else None
+        fit = fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
     if fit.changed:
         settings = replace(settings, anchors=fit.anchors)
     return TrainPlan(
@@ -98,15 +106,9 @@ def fingerprint(settings: TrainSettings, dataset_digest: str) -> str:
 
 
 def _recipe(
-    config: TrainConfig, variant: str, dataset: DetectionDataset, samples: list[Sample]
+    config: TrainConfig, dataset: DetectionDataset, samples: list[Sample], run: RunFacts
 ) -> tuple[Hyperparameters, tuple[str, ...]]:
     if config.preset == "auto":
-        run = RunFacts(
-            variant=variant,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            pretrained=config.pretrained is not None,
-        )
         choice = choose_recipe(describe_data(samples, len(dataset.names), config.image_size), run)
         recipe, reasons = choice.hyperparameters, choice.reasons
     else:
@@ -126,6 +128,14 @@ def _pretrained_path(given: str | None, root: Path) -> Path | None:
     if not path.is_file():
         raise UsageError(f"train.pretrained: no file {path}; give the path of a .pt or .safetensors file")
     return path.resolve()
+
+
+def _start(pretrained: Path | None, dataset: DetectionDataset) -> Start:
+    """Say what the training starts from; a checkpoint without names counts as one for other classes."""
+    if pretrained is None:
+        return "scratch"
+    names = read_checkpoint(pretrained).metadata.get("names")
+    return "detector" if names == list(dataset.names) else "features"
 
 
 def _anchor_reason(fit: AnchorFit) -> str:

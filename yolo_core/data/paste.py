@@ -20,21 +20,25 @@ _SCRATCH = Scratch()  # per thread
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """A drawn canvas as the only image of a source."""
+    """A drawn canvas as the only image of a source; see `yolo_core.data.mosaic.ImageSource`."""
 
     image: Pixels
     boxes: Labels
 
     def __len__(self) -> int:
+        """Return 1."""
         return 1
 
     def size(self, _index: int) -> tuple[int, int]:
+        """Return its (width, height)."""
         return self.image.shape[1], self.image.shape[0]
 
     def pixels(self, _index: int) -> Pixels:
+        """Return the pixels."""
         return self.image
 
     def labels(self, _index: int) -> Labels:
+        """Return the boxes in pixels of the canvas."""
         return self.boxes
 
 

@@ -74,26 +74,17 @@ def fit_anchors(
 ) -> AnchorFit:
     """Keep ``anchors`` (rows per level, pixels) if they fit, else search better ones.
 
+    See `judge_anchors` for keeping them whether they fit or not.
+
     They are replaced when their recall is below 0.98 and the search finds a higher one; with ``least_gain``
     also when the search brings the mean closeness up by that share at least. Raises `DataError` if
     there is no box.
     """
-    if not len(sizes):
-        raise DataError("the training split has no boxes to fit anchors to")
-    given = np.asarray(anchors, dtype=np.float64)
-    flat = given.reshape(-1, 2)
-    recall, closeness = best_possible_recall(sizes, flat, limit), mean_closeness(sizes, flat)
-    kept = AnchorFit(
-        anchors=_as_rows(given),
-        recall_before=recall,
-        recall=recall,
-        closeness_before=closeness,
-        closeness=closeness,
-        changed=False,
-    )
+    kept = judge_anchors(sizes, anchors, limit)
+    recall, closeness, given = kept.recall, kept.closeness, np.asarray(anchors)
     if recall >= ENOUGH_RECALL and least_gain is None:
         return kept
-    found = search_anchors(sizes, len(flat), limit, seed=seed).round(2)
+    found = search_anchors(sizes, given.size // 2, limit, seed=seed).round(2)
     new_recall, new_closeness = best_possible_recall(sizes, found, limit), mean_closeness(sizes, found)
     missed_boxes = recall < ENOUGH_RECALL and new_recall > recall
     much_closer = least_gain is not None and new_closeness >= closeness * (1 + least_gain)
@@ -101,6 +92,23 @@ def fit_anchors(
         return kept
     rows = _as_rows(found.reshape(given.shape))
     return replace(kept, anchors=rows, recall=new_recall, closeness=new_closeness, changed=True)
+
+
+def judge_anchors(sizes: Sizes, anchors: Sequence[Sequence[float]], limit: float) -> AnchorFit:
+    """Keep ``anchors`` (rows per level, pixels) and say how they fit. Raises `DataError` if there is no box."""
+    if not len(sizes):
+        raise DataError("the training split has no boxes to fit anchors to")
+    given = np.asarray(anchors, dtype=np.float64)
+    flat = given.reshape(-1, 2)
+    recall, closeness = best_possible_recall(sizes, flat, limit), mean_closeness(sizes, flat)
+    return AnchorFit(
+        anchors=_as_rows(given),
+        recall_before=recall,
+        recall=recall,
+        closeness_before=closeness,
+        closeness=closeness,
+        changed=False,
+    )
 
 
 def search_anchors(sizes: Sizes, count: int, limit: float, *, seed: int = 0) -> Sizes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +46,19 @@ class DataFacts:
     """Share of boxes that come with a polygon."""
 
 
+Start = Literal["scratch", "features", "detector"]
+"""What a run starts from: nothing; a checkpoint for other classes, whose head stays out; or one that was
+trained for these very classes, whose head comes along."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFacts:
-    """What the choice looks at in the run: the model's name and how long it trains."""
+    """What the choice looks at in the run: the model's name, how long it trains and from what."""
 
     variant: str
     batch_size: int
     epochs: int
-    pretrained: bool
+    start: Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +146,9 @@ def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
             f"{full_steps:.0f} steps of 64 images are too few, so each batch of {run.batch_size} is a step",
             nominal_batch=run.batch_size,
         )
-        if not run.pretrained:  # what a checkpoint has learned does not survive steps as long as these
-            draft.change(
-                f"the loss is summed over {run.batch_size} images, not 64, and the rate makes up for it",
-                lr0=round(draft.hyperparameters.lr0 * 64 / run.batch_size, 5),
-            )
+        _fit_rate(draft, run)
     # A checkpoint is past the first steps, which the warm-up is for; only a new head has them before it.
-    least = min(90, iterations // 10 if run.pretrained else iterations // 4)
+    least = min(90, iterations // (4 if run.start == "scratch" else 10))
     warmup = max(least, min(iterations // 20, 1000), 1)
     if warmup < draft.hyperparameters.warmup_iterations:
         draft.change(
@@ -162,6 +163,21 @@ def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
         ema_decay=round(min(0.9999, 1 - 1 / horizon), 4),
         ema_ramp=float(min(2000, max(steps // 20, 1))),
     )
+
+
+def _fit_rate(draft: _Draft, run: RunFacts) -> None:
+    """Steps as long as on COCO from scratch, a quarter of that with a new head, the gentlest with the old."""
+    if run.start == "scratch":  # what a checkpoint has learned does not survive steps as long as these
+        draft.change(
+            f"the loss is summed over {run.batch_size} images, not 64, and the rate makes up for it",
+            lr0=round(draft.hyperparameters.lr0 * 64 / run.batch_size, 5),
+        )
+    elif run.start == "detector":
+        keys = ("lr0", "momentum", "warmup_momentum", "warmup_bias_lr")
+        draft.change(
+            "the checkpoint detects these classes already, so it is tuned as gently as by v6.0-finetune",
+            **{key: getattr(PRESETS["v6.0-finetune"], key) for key in keys},
+        )
 
 
 def _fit_classes(draft: _Draft, data: DataFacts) -> None:
@@ -191,7 +207,7 @@ def _fit_augmentation(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
     if data.polygon_share == 0:
         draft.change("the data has no polygons to paste", copy_paste=0.0)
     # Little is left of a mosaic's use where the run ends before its images grow stale.
-    share, words = (2, "half") if run.pretrained else (10, "tenth")
+    share, words = (10, "tenth") if run.start == "scratch" else (2, "half")
     if run.epochs >= share:
         draft.change(
             f"the last {words} of the epochs, 15 at most, sees images as they are, without mosaic",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo_core.model.detect import decode_boxes
 from yolo_core.model.graph import DetectionModel
 from yolo_core.model.layers import Conv
 
@@ -50,8 +51,15 @@ class FastDetector:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Images (B, 3, h, w) in 0..1 -> (B, N, 5 + nc), as the model gives in evaluation mode."""
-        head = self._model.detect
-        return torch.cat([head.decode(raw.float(), level) for level, raw in enumerate(self._raw(images))], 1)
+        levels, head = self._raw(images), self._model.detect
+        counts = [raw[0, ..., 0].numel() for raw in levels]
+        out = torch.empty(len(images), sum(counts), head.outputs, device=images.device)
+        for level, (raw, part) in enumerate(zip(levels, torch.split(out, counts, 1), strict=True)):
+            # In place: as `Detect.decode`, which makes four more copies of all scores.
+            score = part.view(raw.shape).copy_(raw).sigmoid_()
+            xy, wh = decode_boxes(score, *head.geometry(score, level))
+            score[..., 0:2], score[..., 2:4] = xy, wh
+        return out
 
     @torch.inference_mode()
     def likely(self, images: Tensor, confidence: float) -> list[Tensor]:
@@ -72,14 +80,12 @@ class FastDetector:
         return raw
 
     def _decode_above(self, raw: Tensor, level: int, least: float) -> list[Tensor]:
-        """Per image the decoded rows (n, 5 + nc) of one level; the formulas are those of `Detect.decode`."""
+        """Per image the decoded rows (n, 5 + nc) of one level."""
         image, anchor, row, column = (raw[..., 4] > least).nonzero(as_tuple=True)
         score = raw[image, anchor, row, column].float().sigmoid_()
         stride = self._model.detect.strides[level]
         anchors = self._model.detect.anchors[level] * stride
-        cell = torch.stack((column, row), 1)
-        xy = (score[:, :2] * 2 - 0.5 + cell) * stride
-        wh = (score[:, 2:4] * 2) ** 2 * anchors[anchor]
+        xy, wh = decode_boxes(score, torch.stack((column, row), 1), anchors[anchor], stride)
         counts = torch.bincount(image, minlength=len(raw)).tolist()
         return list(torch.split(torch.cat((xy, wh, score[:, 4:]), 1), counts))
 

@@ -70,19 +70,29 @@ class Detect(nn.Module):
         """Decode one level: (B, A, H, W, 5 + nc) raw -> (B, A * H * W, 5 + nc).
 
         Boxes come as centre x, y, w, h in input pixels, scores after the sigmoid; rows go anchor by
-        anchor, then row by row. ``xy = (2 s - 0.5 + cell) * stride``, ``wh = (2 s)^2 * anchor`` with ``s``
-        the sigmoid. Half precision is raised to float32 first: bfloat16 cannot tell pixel 641 from 640.
+        anchor, then row by row; see `decode_boxes`. Half precision is raised to float32 first: bfloat16 cannot tell pixel 641 from 640.
         """
         if raw.dtype in (torch.float16, torch.bfloat16):
             raw = raw.float()
+        score = raw.sigmoid()
+        xy, wh = decode_boxes(score, *self.geometry(raw, level))
+        return torch.cat((xy, wh, score[..., 4:]), -1).reshape(raw.shape[0], -1, self.outputs)
+
+    def geometry(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor, int]:
+        """Cells (H, W, 2) as x, y; anchors (A, 1, 1, 2) in input pixels; stride: of one level's raw values."""
         height, width = raw.shape[2], raw.shape[3]
         y = torch.arange(height, device=raw.device, dtype=raw.dtype)
         x = torch.arange(width, device=raw.device, dtype=raw.dtype)
         rows, columns = torch.meshgrid(y, x, indexing="ij")
-        cells = torch.stack((columns, rows), -1)  # (H, W, 2)
         stride = self.strides[level]
-        anchors = (self.anchors[level].to(raw.dtype) * stride).view(1, self.num_anchors, 1, 1, 2)
-        score = raw.sigmoid()
-        xy = (score[..., 0:2] * 2 - 0.5 + cells) * stride
-        wh = (score[..., 2:4] * 2) ** 2 * anchors
-        return torch.cat((xy, wh, score[..., 4:]), -1).reshape(raw.shape[0], -1, self.outputs)
+        anchors = (self.anchors[level].to(raw.dtype) * stride).view(self.num_anchors, 1, 1, 2)
+        return torch.stack((columns, rows), -1), anchors, stride
+
+
+def decode_boxes(score: Tensor, cells: Tensor, anchors: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Centre x, y and w, h, (..., 2) each, in input pixels, of values (..., 4 or more) after the sigmoid s.
+
+    ``xy = (2 s - 0.5 + cell) * stride`` and ``wh = (2 s)^2 * anchor``; cells as x, y and anchors in pixels
+    are (..., 2), or of shapes that fit to them.
+    """
+    return (score[..., 0:2] * 2 - 0.5 + cells) * stride, (score[..., 2:4] * 2) ** 2 * anchors

@@ -113,12 +113,30 @@ def test_boxes_far_from_cocos_anchors_get_their_own_unless_the_recipe_is_exact(
     assert exact.fingerprint != plan.fingerprint
 
 
-def test_a_checkpoint_keeps_the_anchors_it_was_trained_for(
+@pytest.mark.parametrize(
+    ("names", "kept", "lr0"), [(["red", "blue"], True, 0.0032), (["hot", "cold"], False, 0.01)]
+)
+def test_a_detector_of_these_classes_keeps_its_anchors_and_is_tuned_gently(
+    make_config: MakeConfig,
+    dataset: DetectionDataset,
+    tmp_path: Path,
+    names: list[str],
+    kept: bool,
+    lr0: float,
+) -> None:
+    path = tmp_path / "start.safetensors"
+    save_checkpoint(create_model("yolov5n", num_classes=2, names=names), path, {})
+    plan = plan_of(make_config(pretrained=str(path)), dataset)
+    assert (plan.settings.anchors is None) == kept == (not plan.anchor_fit.changed)
+    assert plan.settings.hyperparameters.lr0 == lr0
+
+
+def test_an_exact_recipe_keeps_a_checkpoints_anchors_that_serve(
     make_config: MakeConfig, dataset: DetectionDataset, tmp_path: Path
 ) -> None:
     save_checkpoint(create_model("yolov5n", num_classes=7), tmp_path / "start.safetensors", {})
-    plan = plan_of(make_config(pretrained=str(tmp_path / "start.safetensors")), dataset)
-    assert not plan.anchor_fit.changed and plan.settings.anchors is None
+    config = make_config(preset="v6.0-scratch", pretrained=str(tmp_path / "start.safetensors"))
+    assert plan_of(config, dataset).settings.anchors is None
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_aligned_and_general_warp_agree() -> None:
         assert motion.origin is not None
         general = replace(motion, origin=None)
         difference = np.abs(move(canvas, motion)[0].astype(int) - move(canvas, general)[0].astype(int))
-        # Where the canvas ends, its edge is on a whole pixel or blended with grey, and may be half a pixel off.
+        # Where the canvas ends, its edge falls on a whole pixel or is blended with grey.
         seen = np.full((SIZE, SIZE), 255, np.uint8)
         inside = motion.place(Window(left=0, top=0, right=CANVAS[0], bottom=CANVAS[1]))
         part = seen[max(inside.top, 0) : inside.bottom, max(inside.left, 0) : inside.right]

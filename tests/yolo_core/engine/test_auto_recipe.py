@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from yolo_core.engine.auto_recipe import DataFacts, RunFacts, choose_recipe, describe_data
+from yolo_core.engine.auto_recipe import DataFacts, RunFacts, Start, choose_recipe, describe_data
 from yolo_core.engine.recipe import PRESETS
 from yolo_core.model.variants import VARIANTS
 
@@ -18,9 +19,9 @@ DIGITS = DataFacts(
 CELLS = DataFacts(
     images=205, classes=3, median_side=51.0, small_side=35.0, size_spread=0.16, polygon_share=0.0
 )
-COCO_RUN = RunFacts(variant="yolov5s", batch_size=64, epochs=300, pretrained=False)
-SHORT_RUN = RunFacts(variant="yolov5n", batch_size=16, epochs=100, pretrained=False)
-TUNING = RunFacts(variant="yolov5n", batch_size=16, epochs=30, pretrained=True)
+COCO_RUN = RunFacts(variant="yolov5s", batch_size=64, epochs=300, start="scratch")
+SHORT_RUN = RunFacts(variant="yolov5n", batch_size=16, epochs=100, start="scratch")
+TUNING = RunFacts(variant="yolov5n", batch_size=16, epochs=30, start="features")
 
 
 @pytest.mark.parametrize(
@@ -36,9 +37,9 @@ TUNING = RunFacts(variant="yolov5n", batch_size=16, epochs=30, pretrained=True)
         ("yolov5x6", "v6.0-high"),
     ],
 )
-@pytest.mark.parametrize("pretrained", [False, True])
-def test_a_run_of_cocos_size_keeps_the_exact_recipe(variant: str, preset: str, pretrained: bool) -> None:
-    choice = choose_recipe(COCO, replace(COCO_RUN, variant=variant, pretrained=pretrained))
+@pytest.mark.parametrize("start", get_args(Start))
+def test_a_run_of_cocos_size_keeps_the_exact_recipe(variant: str, preset: str, start: Start) -> None:
+    choice = choose_recipe(COCO, replace(COCO_RUN, variant=variant, start=start))
     assert choice.hyperparameters == PRESETS[preset]
     assert len(choice.reasons) == 1 and preset in choice.reasons[0]
 
@@ -61,9 +62,15 @@ def test_short_runs_step_on_every_batch_with_steps_of_the_same_length(
     assert (recipe.nominal_batch, recipe.lr0) == (nominal, lr0)
 
 
-def test_a_checkpoint_is_tuned_with_shorter_steps() -> None:
-    recipe = choose_recipe(DIGITS, replace(SHORT_RUN, pretrained=True)).hyperparameters
-    assert (recipe.nominal_batch, recipe.lr0) == (16, 0.01)
+@pytest.mark.parametrize(
+    ("start", "lr0", "momentum"),
+    [("scratch", 0.04, 0.937), ("features", 0.01, 0.937), ("detector", 0.0032, 0.843)],
+)
+def test_the_more_a_checkpoint_brings_the_gentler_it_is_tuned(
+    start: Start, lr0: float, momentum: float
+) -> None:
+    recipe = choose_recipe(DIGITS, replace(SHORT_RUN, start=start)).hyperparameters
+    assert (recipe.nominal_batch, recipe.lr0, recipe.momentum) == (16, lr0, momentum)
 
 
 def test_a_short_tuning_spends_a_tenth_on_warm_up_and_half_on_whole_images() -> None:
