@@ -95,7 +95,7 @@ def fit_anchors(
 
 
 def judge_anchors(sizes: Sizes, anchors: Sequence[Sequence[float]], limit: float) -> AnchorFit:
-    """Keep ``anchors`` (rows per level, pixels) and say how they fit. Raises `DataError` if there is no box."""
+    """Keep ``anchors`` (rows per level, pixels), whether they fit or not. `DataError` if there is no box."""
     if not len(sizes):
         raise DataError("the training split has no boxes to fit anchors to")
     given = np.asarray(anchors, dtype=np.float64)
