@@ -70,7 +70,8 @@ class Detect(nn.Module):
         """Decode one level: (B, A, H, W, 5 + nc) raw -> (B, A * H * W, 5 + nc).
 
         Boxes come as centre x, y, w, h in input pixels, scores after the sigmoid; rows go anchor by
-        anchor, then row by row; see `decode_boxes`. Half precision is raised to float32 first: bfloat16 cannot tell pixel 641 from 640.
+        anchor, then row by row; see `decode_boxes`. Half precision is raised to float32 first: bfloat16
+        cannot tell pixel 641 from 640.
         """
         if raw.dtype in (torch.float16, torch.bfloat16):
             raw = raw.float()
@@ -79,7 +80,7 @@ class Detect(nn.Module):
         return torch.cat((xy, wh, score[..., 4:]), -1).reshape(raw.shape[0], -1, self.outputs)
 
     def geometry(self, raw: Tensor, level: int) -> tuple[Tensor, Tensor, int]:
-        """Cells (H, W, 2) as x, y; anchors (A, 1, 1, 2) in input pixels; stride: of one level's raw values."""
+        """Cells (H, W, 2) as x, y; anchors (A, 1, 1, 2) in input pixels; and stride of a level."""
         height, width = raw.shape[2], raw.shape[3]
         y = torch.arange(height, device=raw.device, dtype=raw.dtype)
         x = torch.arange(width, device=raw.device, dtype=raw.dtype)
