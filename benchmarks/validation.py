@@ -18,7 +18,6 @@ from coco128 import official_model, stop_without_assets, write_coco128
 from timing import ROUNDS, compare, progress, report, set_threads
 
 from yolo_core.data.coco import Sample
-from yolo_core.data.images import read_image
 from yolo_core.data.letterbox import fit_size, letterbox, rectangular_shape, resize, to_original
 from yolo_core.engine.evaluate import VALIDATION, EvalSettings, evaluate
 from yolo_core.engine.precision import choose_precision
@@ -34,7 +33,7 @@ def plain(model: DetectionModel, samples: Sequence[Sample], *, rectangular: bool
     """The straight way: image by image, float32, contiguous, layers as trained, every box decoded."""
     matches = []
     for sample in samples:
-        pixels = read_image(sample.path)
+        pixels = sample.read_image()
         height, width = pixels.shape[:2]
         new_width, new_height = fit_size(width, height, _SIZE)
         shape = rectangular_shape([(new_width, new_height)], 32) if rectangular else (_SIZE, _SIZE)
