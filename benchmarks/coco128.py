@@ -37,15 +37,25 @@ def official_model() -> DetectionModel:
 
 def write_coco128(target: Path) -> DetectionDataset:
     """Write COCO128 as a canonical dataset: ``train`` has the 128 images, ``val`` every fourth of them."""
-    images = [_source_image(path) for path in sorted((FOLDER / "images/train2017").glob("*.jpg"))]
-    splits = {"train": images, "val": images[::4]}
+    splits = {split: [_source_image(path) for path in paths] for split, paths in split_paths().items()}
     names = yaml.safe_load((FOLDER / "data.yaml").read_text())["names"]
     return write_dataset(target, splits, class_table(names), name="coco128", source="COCO128")
 
 
+def split_paths() -> dict[str, list[Path]]:
+    """Paths of the images of both splits."""
+    paths = sorted((FOLDER / "images/train2017").glob("*.jpg"))
+    return {"train": paths, "val": paths[::4]}
+
+
+def label_path(image: Path) -> Path:
+    """Path of an image's labels; where it has none there is no file."""
+    return FOLDER / "labels/train2017" / f"{image.stem}.txt"
+
+
 def _source_image(path: Path) -> SourceImage:
     height, width = read_image(path).shape[:2]
-    label = FOLDER / "labels/train2017" / f"{path.stem}.txt"
+    label = label_path(path)
     boxes = []
     for line in label.read_text().splitlines() if label.exists() else ():
         category, x, y, w, h = (float(word) for word in line.split())

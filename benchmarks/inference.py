@@ -1,8 +1,8 @@
 """One image through a detector, plain and as `FastDetector` does it, side by side.
 
-Run ``python benchmarks/inference.py`` from the repository's root. From a uint8 image of 640 x 640 px, alone in
-its batch, to the model's output of 25,200 decoded boxes; and to detections at confidence 0.25, for which
-`FastDetector` decodes only likely boxes.
+Run ``python benchmarks/inference.py`` from the repository's root. From a uint8 image of 640 x 640 px to the
+model's output of 25,200 decoded boxes; and to detections at confidence 0.25, for which `FastDetector` decodes
+only likely boxes.
 """
 
 from __future__ import annotations
