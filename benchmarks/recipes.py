@@ -11,14 +11,16 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
+from coco128 import ASSETS, WEIGHTS
 from matplotlib.figure import Figure
-from timing import ASSETS, progress
+from timing import progress
 
 from components.config import load_section, override, read_params
 from components.train.config import TrainConfig
@@ -44,7 +46,6 @@ class Trial:
     pretrained: Path | None
 
 
-WEIGHTS = ASSETS / "weights" / f"{VARIANT}.pt"
 TRIALS = {
     "digits": Trial(source="builtin", image_size=192, epochs=60, hflip=0.0, pretrained=None),
     "bccd": Trial(source=str(ASSETS / "bccd_voc"), image_size=320, epochs=30, hflip=0.5, pretrained=WEIGHTS),
@@ -85,13 +86,13 @@ def start(trial: Trial, recipe: str, seed: int, data: Path, folder: Path) -> Tra
     return Trainer(plan.settings, dataset, folder)
 
 
-def measure(name: str, seed: int, data: Path, folder: Path) -> Results:
-    """Train with both recipes in turns; return each one's rows of epochs."""
+def measure(name: str, seed: int, data: Path, folder: Path, recipes: Sequence[str]) -> Results:
+    """Train with some recipes in turns; return each one's rows of epochs."""
     trial = TRIALS[name]
-    trainers = {recipe: start(trial, recipe, seed, data, folder / recipe) for recipe in RECIPES}
+    trainers = {recipe: start(trial, recipe, seed, data, folder / recipe) for recipe in recipes}
     for rows in zip(*(trainer.epochs() for trainer in trainers.values()), strict=True):
         quality = ", ".join(
-            f"{recipe} {row.metrics['map']:.3f}" for recipe, row in zip(RECIPES, rows, strict=True)
+            f"{recipe} {row.metrics['map']:.3f}" for recipe, row in zip(trainers, rows, strict=True)
         )
         progress(f"{name}, seed {seed}, epoch {rows[0].epoch + 1}: {quality}")
     progress("")
@@ -128,13 +129,14 @@ def draw(found: dict[str, Results], path: Path) -> None:
     figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         for results in (results for key, results in found.items() if key.partition(",")[0] == name):
-            for colour, (recipe, history) in enumerate(results.items()):
-                maps = [row["map"] for row in history]
-                axes.plot(elapsed(history), maps, color=f"C{colour}", label=recipe, lw=1.2)
+            for recipe, history in results.items():
+                maps, colour = [row["map"] for row in history], f"C{RECIPES.index(recipe)}"
+                axes.plot(elapsed(history), maps, color=colour, label=recipe, lw=1.2)
         axes.set(title=name, xlabel="seconds", ylabel="validation mAP@.5:.95", ylim=(0, None))
         axes.grid(alpha=0.3)
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend(dict(zip(labels, handles, strict=True)).values(), RECIPES)
+        first = dict(zip(labels, handles, strict=True))  # one entry per recipe, not per seed
+        axes.legend(first.values(), first.keys())
     figure.savefig(path, dpi=100)
 
 
@@ -152,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="mAP against wall time, preset auto and v6.0-scratch.")
     parser.add_argument("names", nargs="*", default=["digits"], metavar="NAME", help=", ".join(TRIALS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--picture", type=Path, help="default: recipes.png in the folder")
@@ -160,7 +163,7 @@ def main() -> None:
     for name in arguments.names:
         data = materialise(name, arguments.folder)
         for seed in arguments.seeds:
-            results = measure(name, seed, data, arguments.folder / name / f"seed-{seed}")
+            results = measure(name, seed, data, arguments.folder / name / f"seed-{seed}", arguments.recipes)
             (arguments.folder / f"{name}-{seed}.json").write_text(json.dumps(results))
     found = collect(arguments.folder)
     print(table(found))

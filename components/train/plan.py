@@ -11,8 +11,15 @@ import numpy as np
 
 from components.train.config import TrainConfig
 from yolo_core.data.coco import DetectionDataset, Sample
-from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors, judge_anchors
-from yolo_core.engine.auto_recipe import WORTHWHILE_GAIN, RunFacts, Start, choose_recipe, describe_data
+from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors, judge_anchors, needed_ratio
+from yolo_core.engine.auto_recipe import (
+    WORTHWHILE_GAIN,
+    RunFacts,
+    Start,
+    choose_recipe,
+    describe_data,
+    fit_matching,
+)
 from yolo_core.engine.recipe import Hyperparameters, get_preset
 from yolo_core.engine.settings import TrainSettings, settings_document
 from yolo_core.engine.train import build_model
@@ -84,12 +91,17 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
     else:
         gain = WORTHWHILE_GAIN if config.preset == "auto" else None
         fit = fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
+    reasons = (*reasons, _anchor_reason(fit))
     if fit.changed:
         settings = replace(settings, anchors=fit.anchors)
+    if config.preset == "auto" and start == "features" and "anchor_t" not in config.overrides:
+        choice = fit_matching(recipe, needed_ratio(sizes, np.reshape(fit.anchors, (-1, 2))))
+        settings = replace(settings, hyperparameters=choice.hyperparameters)
+        reasons = (*reasons, *choice.reasons)
     return TrainPlan(
         settings=settings,
         dataset_root=dataset.root,
-        reasons=(*reasons, _anchor_reason(fit)),
+        reasons=reasons,
         anchor_fit=fit,
         fingerprint=fingerprint(settings, dataset.digest),
     )

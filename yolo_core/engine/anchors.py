@@ -64,6 +64,11 @@ def mean_closeness(sizes: Sizes, anchors: Sizes) -> float:
     return float(_closeness(sizes, anchors).mean())
 
 
+def needed_ratio(sizes: Sizes, anchors: Sizes) -> float:
+    """Return the ratio of sides, 1 or more, within which all but a hundredth of the boxes have an anchor."""
+    return float(1 / np.quantile(_closeness(sizes, anchors), 0.01))
+
+
 def fit_anchors(
     sizes: Sizes,
     anchors: Sequence[Sequence[float]],

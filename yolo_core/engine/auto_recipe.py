@@ -26,6 +26,9 @@ FINEST_STRIDE = 8
 LONG_RUN_STEPS = 10_000
 """Optimiser steps of 64 images from which the recipe of COCO needs no scaling (COCO: 550,000)."""
 
+TIGHTEST_MATCH = 2.0
+"""Least ``anchor_t`` that the choice comes to: below, objects would have few cells to learn from."""
+
 WORTHWHILE_GAIN = 0.1
 """Share by which searched anchors must come closer to the boxes to replace those made for COCO: they spread
 the boxes over all levels, where at small image sizes COCO's leave the coarse levels without any."""
@@ -105,6 +108,21 @@ def choose_recipe(data: DataFacts, run: RunFacts) -> RecipeChoice:
     _fit_classes(choice, data)
     if _full_steps(data, run) < LONG_RUN_STEPS:
         _fit_augmentation(choice, data, run)
+    return RecipeChoice(hyperparameters=choice.hyperparameters, reasons=tuple(choice.reasons))
+
+
+def fit_matching(recipe: Hyperparameters, needed: float) -> RecipeChoice:
+    """Match boxes and anchors no looser than they need, for a new head on a checkpoint's features.
+
+    ``needed`` is `yolo_core.engine.anchors.needed_ratio` of the anchors that will be used. A looser match
+    makes several anchors and levels answer for one box, most of them badly.
+    """
+    choice = _Draft(recipe, [])
+    choice.change(
+        f"all but a hundredth of the boxes have an anchor within a ratio of {needed:.2f}, "
+        f"and scaling shrinks them to {1 - recipe.scale:g} at most",
+        anchor_t=round(min(recipe.anchor_t, max(needed / (1 - recipe.scale), TIGHTEST_MATCH)), 2),
+    )
     return RecipeChoice(hyperparameters=choice.hyperparameters, reasons=tuple(choice.reasons))
 
 

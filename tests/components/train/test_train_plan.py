@@ -129,6 +129,9 @@ def test_a_detector_of_these_classes_keeps_its_anchors_and_is_tuned_gently(
     plan = plan_of(make_config(pretrained=str(path)), dataset)
     assert (plan.settings.anchors is None) == kept == (not plan.anchor_fit.changed)
     assert plan.settings.hyperparameters.lr0 == lr0
+    assert (plan.settings.hyperparameters.anchor_t == 4) == kept
+    asked = make_config(pretrained=str(path), overrides={"anchor_t": 3.5})
+    assert plan_of(asked, dataset).settings.hyperparameters.anchor_t == 3.5
 
 
 def test_an_exact_recipe_keeps_a_checkpoints_anchors_that_serve(

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from yolo_core.data.coco import Sample
 from yolo_core.engine import anchors as module
-from yolo_core.engine.anchors import best_possible_recall, box_sizes, fit_anchors, search_anchors
+from yolo_core.engine.anchors import (
+    best_possible_recall,
+    box_sizes,
+    fit_anchors,
+    needed_ratio,
+    search_anchors,
+)
 from yolo_core.errors import DataError
 from yolo_core.model.variants import P5_ANCHORS, P6_ANCHORS
 
@@ -85,6 +91,12 @@ def test_anchors_that_fit_loosely_go_only_when_asked_and_worth_it() -> None:
     assert not fit_anchors(sizes, P5_ANCHORS, 4.0, least_gain=0.9).changed
     # What was searched for these boxes cannot be searched much closer.
     assert not fit_anchors(sizes, closer.anchors, 4.0, least_gain=0.1).changed
+
+
+def test_needed_ratio_is_that_of_all_but_a_hundredth() -> None:
+    sizes = np.array([[10.0, 10.0]] * 50 + [[15.0, 10.0]] * 149 + [[10.0, 90.0]])
+    assert needed_ratio(sizes, np.array([[10.0, 10.0]])) == pytest.approx(1.5)
+    assert needed_ratio(sizes, np.array([[10.0, 10.0], [15.0, 10.0]])) == pytest.approx(1.0)
 
 
 def test_search_finds_the_clusters() -> None:

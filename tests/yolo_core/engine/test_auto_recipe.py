@@ -6,8 +6,15 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from yolo_core.engine.auto_recipe import DataFacts, RunFacts, Start, choose_recipe, describe_data
-from yolo_core.engine.recipe import PRESETS
+from yolo_core.engine.auto_recipe import (
+    DataFacts,
+    RunFacts,
+    Start,
+    choose_recipe,
+    describe_data,
+    fit_matching,
+)
+from yolo_core.engine.recipe import PRESETS, Hyperparameters
 from yolo_core.model.variants import VARIANTS
 
 COCO = DataFacts(
@@ -129,6 +136,16 @@ def test_small_objects_are_shrunk_less() -> None:
 )
 def test_images_are_scaled_as_far_as_the_boxes_of_a_class_differ(spread: float, scale: float) -> None:
     assert choose_recipe(replace(CELLS, size_spread=spread), TUNING).hyperparameters.scale == scale
+
+
+@pytest.mark.parametrize(
+    ("needed", "scale", "ratio"), [(1.0, 0.1, 2.0), (1.47, 0.28, 2.04), (1.5, 0.5, 3.0), (3.5, 0.5, 4.0)]
+)
+def test_anchors_match_no_looser_than_the_boxes_need(needed: float, scale: float, ratio: float) -> None:
+    recipe = Hyperparameters(scale=scale)
+    choice = fit_matching(recipe, needed)
+    assert choice.hyperparameters == replace(recipe, anchor_t=ratio)
+    assert len(choice.reasons) == (ratio < 4)
 
 
 def test_copy_paste_needs_polygons() -> None:
