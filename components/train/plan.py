@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from components.train.config import TrainConfig
 from yolo_core.data.coco import DetectionDataset, Sample
-from yolo_core.engine.anchors import AnchorFit, box_sizes, fit_anchors, judge_anchors, needed_ratio
+from yolo_core.engine.anchors import AnchorFit, Sizes, box_sizes, fit_anchors, judge_anchors, needed_ratio
 from yolo_core.engine.auto_recipe import (
     WORTHWHILE_GAIN,
     RunFacts,
@@ -60,37 +61,14 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
     pretrained = _pretrained_path(config.pretrained, root)
     samples = dataset.samples("train")
     start = _start(pretrained, dataset)
-    recipe, reasons = _recipe(
-        config,
-        dataset,
-        samples,
-        RunFacts(variant=variant, batch_size=config.batch_size, epochs=config.epochs, start=start),
-    )
-    settings = TrainSettings(
-        variant=variant,
-        image_size=config.image_size,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        hyperparameters=recipe,
-        pretrained=pretrained,
-        freeze=config.freeze,
-        multi_scale=config.multi_scale,
-        image_weights=config.image_weights,
-        patience=config.patience,
-        precision=config.precision,
-        seed=config.seed,
-        loader_threads=config.loader_threads,
-        checkpoint_steps=config.checkpoint_steps,
-    )
+    run = RunFacts(variant=variant, batch_size=config.batch_size, epochs=config.epochs, start=start)
+    recipe, reasons = _recipe(config, dataset, samples, run)
+    settings = _settings(config, variant, recipe, pretrained)
     settings.check(config.workers)
     dataset.annotation_file("val")
     given = describe(build_model(settings, dataset))["anchors"]
     sizes = box_sizes(samples, config.image_size)
-    if config.preset == "auto" and start == "detector":  # its head was trained for its anchors
-        fit = judge_anchors(sizes, given, recipe.anchor_t)
-    else:
-        gain = WORTHWHILE_GAIN if config.preset == "auto" else None
-        fit = fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
+    fit = _anchors(config, start, recipe, sizes, given)
     reasons = (*reasons, _anchor_reason(fit))
     if fit.changed:
         settings = replace(settings, anchors=fit.anchors)
@@ -131,6 +109,36 @@ def _recipe(
         shown = ", ".join(f"{key} {value}" for key, value in overrides.items())
         reasons = (*reasons, f"{shown}: set in params")
     return recipe.with_overrides(overrides), reasons
+
+
+def _settings(
+    config: TrainConfig, variant: str, recipe: Hyperparameters, pretrained: Path | None
+) -> TrainSettings:
+    return TrainSettings(
+        variant=variant,
+        image_size=config.image_size,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        hyperparameters=recipe,
+        pretrained=pretrained,
+        freeze=config.freeze,
+        multi_scale=config.multi_scale,
+        image_weights=config.image_weights,
+        patience=config.patience,
+        precision=config.precision,
+        seed=config.seed,
+        loader_threads=config.loader_threads,
+        checkpoint_steps=config.checkpoint_steps,
+    )
+
+
+def _anchors(
+    config: TrainConfig, start: Start, recipe: Hyperparameters, sizes: Sizes, given: Sequence[Sequence[float]]
+) -> AnchorFit:
+    if config.preset == "auto" and start == "detector":  # its head was trained for its anchors
+        return judge_anchors(sizes, given, recipe.anchor_t)
+    gain = WORTHWHILE_GAIN if config.preset == "auto" else None
+    return fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
 
 
 def _pretrained_path(given: str | None, root: Path) -> Path | None:
