@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +58,8 @@ class EvalBatch:
     """Images of one shape and where they came from.
 
     Attributes:
-        images: (B, 3, h, w) uint8 RGB.
+        images: (B, 3, h, w) uint8 RGB, in channels_last order, as decoders give pixels and convolutions like
+            them.
         samples: their truth, in pixels of the stored images.
         ratios: per image (x, y), pixels here per stored pixel.
         pads: per image (left, top) grey pixels; see `yolo_core.data.letterbox.to_original`.
@@ -119,18 +121,17 @@ class EvalLoader:
         began = time.perf_counter()
         decoded = [self._decode(sample) for sample in samples]
         read = time.perf_counter()
-        images = torch.full((len(samples), 3, *shape), GREY, dtype=torch.uint8)
-        planes = images.numpy()
+        canvas = np.full((len(samples), *shape, 3), GREY, np.uint8)
         pads = []
         for slot, (image, (width, height)) in enumerate(zip(decoded, sizes, strict=True)):
             left, top = (shape[1] - width) // 2, (shape[0] - height) // 2
-            place = planes[slot, ::-1, top : top + height, left : left + width]  # BGR into RGB planes
-            cv2.split(resize(image, width, height, smooth=True), list(place))
+            place = canvas[slot, top : top + height, left : left + width]
+            cv2.cvtColor(resize(image, width, height, smooth=True), cv2.COLOR_BGR2RGB, dst=place)
             pads.append((left, top))
         done = time.perf_counter()
         pairs = zip(sizes, samples, strict=True)
         return EvalBatch(
-            images=images,
+            images=torch.from_numpy(canvas).permute(0, 3, 1, 2),
             samples=samples,
             ratios=tuple((width / sample.width, height / sample.height) for (width, height), sample in pairs),
             pads=tuple(pads),
