@@ -159,10 +159,10 @@ def _fit_steps(draft: _Draft, data: DataFacts, run: RunFacts) -> None:
     per_epoch = max(-(-data.images // run.batch_size), 1)
     iterations = per_epoch * run.epochs
     full_steps = _full_steps(data, run)
-    if full_steps < LONG_RUN_STEPS and run.batch_size < 64:
+    if full_steps < LONG_RUN_STEPS:
         draft.change(
             f"{full_steps:.0f} steps of 64 images are too few, so each batch of {run.batch_size} is a step",
-            nominal_batch=run.batch_size,
+            nominal_batch=min(run.batch_size, draft.hyperparameters.nominal_batch),
         )
         _fit_rate(draft, run)
     # A checkpoint is past the first steps, which the warm-up is for; only a new head has them before it.
@@ -188,7 +188,7 @@ def _fit_rate(draft: _Draft, run: RunFacts) -> None:
     if run.start == "scratch":  # what a checkpoint has learned does not survive steps as long as these
         draft.change(
             f"the loss is summed over {run.batch_size} images, not 64, and the rate makes up for it",
-            lr0=round(draft.hyperparameters.lr0 * 64 / run.batch_size, 5),
+            lr0=round(draft.hyperparameters.lr0 * 64 / draft.hyperparameters.nominal_batch, 5),
         )
     elif run.start == "detector":
         keys = ("lr0", "momentum", "warmup_momentum", "warmup_bias_lr")

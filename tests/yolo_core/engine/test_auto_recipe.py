@@ -80,6 +80,11 @@ def test_the_more_a_checkpoint_brings_the_gentler_it_is_tuned(
     assert (recipe.nominal_batch, recipe.lr0, recipe.momentum) == (16, lr0, momentum)
 
 
+def test_a_detector_is_tuned_gently_in_large_batches_too() -> None:
+    recipe = choose_recipe(DIGITS, replace(SHORT_RUN, batch_size=128, start="detector")).hyperparameters
+    assert (recipe.nominal_batch, recipe.lr0) == (64, 0.0032)
+
+
 def test_a_short_tuning_spends_a_tenth_on_warm_up_and_half_on_whole_images() -> None:
     recipe = choose_recipe(CELLS, TUNING).hyperparameters
     assert (recipe.warmup_iterations, recipe.warmup_epochs, recipe.plain_epochs) == (39, 3.0, 15)
