@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -219,8 +220,8 @@ def detect(model: Predictor, images: Sequence[NDArray[np.uint8]], settings: Eval
     found: dict[int, Rows] = {}
     with running(model, settings) as run:
         for chosen in _same_shapes(fitted, settings.batch_size):
-            planes = np.stack([fitted[index].image[..., ::-1].transpose(2, 0, 1) for index in chosen])
-            output = run(torch.from_numpy(planes))
+            pixels = np.stack([cv2.cvtColor(fitted[index].image, cv2.COLOR_BGR2RGB) for index in chosen])
+            output = run(torch.from_numpy(pixels).permute(0, 3, 1, 2))
             for index, rows in zip(chosen, output.detections, strict=True):
                 place, (height, width) = fitted[index], images[index].shape[:2]
                 found[index] = to_original(rows, place.ratio, place.pad, (height, width))
