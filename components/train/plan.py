@@ -137,7 +137,8 @@ def _anchors(
 ) -> AnchorFit:
     if config.preset == "auto" and start == "detector":  # its head was trained for its anchors
         return judge_anchors(sizes, given, recipe.anchor_t)
-    gain = WORTHWHILE_GAIN if config.preset == "auto" else None
+    # Features were trained for objects of certain sizes at each level, so closer anchors are no gain to them.
+    gain = WORTHWHILE_GAIN if config.preset == "auto" and start == "scratch" else None
     return fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
 
 

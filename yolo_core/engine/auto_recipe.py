@@ -112,7 +112,7 @@ def choose_recipe(data: DataFacts, run: RunFacts) -> RecipeChoice:
 
 
 def fit_matching(recipe: Hyperparameters, needed: float) -> RecipeChoice:
-    """Match boxes and anchors no looser than they need, for a new head on a checkpoint's features.
+    """Match boxes and anchors no looser than the boxes need, for a new head on a checkpoint's features.
 
     ``needed`` is `yolo_core.engine.anchors.needed_ratio` of the anchors that will be used. A looser match
     makes several anchors and levels answer for one box, most of them badly.

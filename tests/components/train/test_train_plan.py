@@ -113,33 +113,39 @@ def test_boxes_far_from_cocos_anchors_get_their_own_unless_the_recipe_is_exact(
     assert exact.fingerprint != plan.fingerprint
 
 
-@pytest.mark.parametrize(
-    ("names", "kept", "lr0"), [(["red", "blue"], True, 0.0032), (["hot", "cold"], False, 0.01)]
-)
-def test_a_detector_of_these_classes_keeps_its_anchors_and_is_tuned_gently(
-    make_config: MakeConfig,
-    dataset: DetectionDataset,
-    tmp_path: Path,
-    names: list[str],
-    kept: bool,
-    lr0: float,
+@pytest.mark.parametrize(("names", "lr0"), [(["red", "blue"], 0.0032), (["hot", "cold"], 0.01)])
+def test_a_checkpoint_keeps_its_anchors_and_a_detector_of_these_classes_is_tuned_gently(
+    make_config: MakeConfig, dataset: DetectionDataset, tmp_path: Path, names: list[str], lr0: float
 ) -> None:
     path = tmp_path / "start.safetensors"
     save_checkpoint(create_model("yolov5n", num_classes=2, names=names), path, {})
     plan = plan_of(make_config(pretrained=str(path)), dataset)
-    assert (plan.settings.anchors is None) == kept == (not plan.anchor_fit.changed)
+    assert not plan.anchor_fit.changed and plan.settings.anchors is None
     assert plan.settings.hyperparameters.lr0 == lr0
-    assert (plan.settings.hyperparameters.anchor_t == 4) == kept
-    asked = make_config(pretrained=str(path), overrides={"anchor_t": 3.5})
-    assert plan_of(asked, dataset).settings.hyperparameters.anchor_t == 3.5
 
 
-def test_an_exact_recipe_keeps_a_checkpoints_anchors_that_serve(
+@pytest.mark.parametrize(("num_classes", "changed"), [(2, False), (7, True)])
+def test_anchors_that_miss_boxes_go_unless_the_head_was_trained_for_them(
+    make_config: MakeConfig, dataset: DetectionDataset, tmp_path: Path, num_classes: int, changed: bool
+) -> None:
+    path = tmp_path / "start.safetensors"
+    names = list(dataset.names) if num_classes == 2 else None
+    far = ((100.0, 100.0) * 3, (200.0, 200.0) * 3, (300.0, 300.0) * 3)
+    save_checkpoint(create_model("yolov5n", num_classes=num_classes, names=names, anchors=far), path, {})
+    plan = plan_of(make_config(pretrained=str(path)), dataset)
+    assert plan.anchor_fit.recall_before < 0.98
+    assert plan.anchor_fit.changed == changed == (plan.settings.anchors is not None)
+
+
+def test_a_new_head_matches_boxes_no_looser_than_they_need_unless_asked(
     make_config: MakeConfig, dataset: DetectionDataset, tmp_path: Path
 ) -> None:
-    save_checkpoint(create_model("yolov5n", num_classes=7), tmp_path / "start.safetensors", {})
-    config = make_config(preset="v6.0-scratch", pretrained=str(tmp_path / "start.safetensors"))
-    assert plan_of(config, dataset).settings.anchors is None
+    path = tmp_path / "start.safetensors"
+    save_checkpoint(create_model("yolov5n", num_classes=7), path, {})
+    for overrides in ({}, {"anchor_t": 3.5}):
+        plan = plan_of(make_config(pretrained=str(path), overrides=overrides), dataset)
+        assert (plan.settings.hyperparameters.anchor_t < 3.5) == (not overrides)
+        assert any("a ratio of" in reason for reason in plan.reasons) == (not overrides)
 
 
 @pytest.mark.parametrize(
