@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from components.cli import Parser, complain, new_parser, say, show, unexpected
-from components.runner import Options, resolve, run_stage
+from components.runner import Options, load_params, resolve, run_stage
 from components.workspace import local_workspace
 from pipelines.stages import STAGES
 from yolo_core.errors import UsageError, YoloError
@@ -94,7 +94,7 @@ def _run_stage_command(name: str, rest: list[str]) -> int:
     stage = next(stage for stage in STAGES if stage.name == name)
     options = _stage_parser(name).parse_args(rest)
     if name == "dataset" and options.preview is not None:
-        return _preview(options.workspace, options.preview)
+        return _preview(options)
     if name == "dataset" and options.diff is not None:
         return _diff(options)
     if name == "dataset" and options.fix is not None:
@@ -122,7 +122,7 @@ def _stage_parser(name: str) -> Parser:
             "--preview",
             type=Path,
             metavar="OUT.png",
-            help="only draw some images of the dataset that is there",
+            help="only draw the dataset that is there, and to OUT-training.png what training makes of it",
         )
         parser.add_argument(
             "--fix",
@@ -167,10 +167,14 @@ def _fix(options: argparse.Namespace) -> int:
     return 0
 
 
-def _preview(workspace: str, target: Path) -> int:
-    folder = _dataset_folder(workspace)
-    resolve("components.dataset.preview:preview")(folder, target)
-    say(f"preview: {target}")
+def _preview(options: argparse.Namespace) -> int:
+    folder = _dataset_folder(options.workspace)
+    params = load_params(
+        Options(params=options.params, workspace=options.workspace, overrides=tuple(options.overrides))
+    )
+    variant = options.variant or next(iter(params.get("variants") or ["yolov5n"]))
+    for page in resolve("components.preview:draw_previews")(folder, options.preview, params, variant):
+        say(f"preview: {page}")
     return 0
 
 

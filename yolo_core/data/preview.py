@@ -1,18 +1,32 @@
-"""A contact sheet: pictures in a grid with their boxes drawn, to see what training sees."""
+"""Contact sheets: pictures in a grid with their boxes drawn, to see what training sees."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from torch import Tensor
 
+from yolo_core.data.augment import NO_AUGMENTATION, Augmentation
+from yolo_core.data.coco import Sample
 from yolo_core.data.images import Pixels
-from yolo_core.data.loader import TrainBatch
+from yolo_core.data.letterbox import resize
+from yolo_core.data.loader import TrainBatch, TrainLoader, TrainLoaderSettings
 
 _GAP = 4  # white pixels between pictures
+_ROW_PICTURE = 240  # pixels, side of a picture in a row
+_ALONE: dict[str, dict[str, float]] = {
+    "mosaic": {"mosaic": 1},
+    "mixup of two mosaics": {"mosaic": 1, "mixup": 1},
+    "copy-paste, where objects have outlines": {"copy_paste": 1},
+    "scale and shift": {"scale": 0.5, "translate": 0.1},
+    "turn, shear and perspective": {"degrees": 20, "shear": 8, "perspective": 0.0005},
+    "colour": {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4},
+    "flips": {"fliplr": 1, "flipud": 1},
+}
 _GOLDEN = 0.618033988749895  # steps of this much round the colour wheel keep neighbours apart
 
 
@@ -45,6 +59,69 @@ def contact_sheet(
         top, left = _GAP + place // columns * step, _GAP + place % columns * step
         sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return sheet
+
+
+def augmentation_sheet(
+    samples: Sequence[Sample], names: Sequence[str], settings: TrainLoaderSettings, *, columns: int = 6
+) -> Pixels:
+    """Draw training batches, then a row per augmentation, each alone and on the same images.
+
+    What the settings leave out is shown too, at a strength that its title tells.
+
+    Args:
+        samples: images of a split.
+        names: of the classes.
+        settings: of the training; the batch size is taken from ``columns``.
+        columns: pictures per row at most.
+
+    Returns:
+        (H, W, 3) BGR uint8, for `cv2.imwrite`.
+    """
+    columns = min(columns, len(samples))
+    rows = []
+    for title, strength, epochs in _rows(settings.augmentation):
+        loader = TrainLoader(
+            samples, replace(settings, batch_size=columns, world_size=1, rank=0, augmentation=strength)
+        )
+        batches = []
+        for epoch in range(epochs):
+            loader.set_epoch(epoch)
+            batches.append(next(iter(loader)))
+        drawn = contact_sheet(batches, names, columns=columns, limit=columns * epochs)
+        wide = _ROW_PICTURE * columns
+        rows += [
+            _title(title, wide),
+            cv2.resize(drawn, (wide, round(drawn.shape[0] * wide / drawn.shape[1]))),
+        ]
+    return np.concatenate(rows)
+
+
+def _rows(recipe: Augmentation) -> Iterator[tuple[str, Augmentation, int]]:
+    """Yield title, strengths and number of epochs of each row."""
+    said = ", ".join(
+        f"{name} {getattr(recipe, name):g}" for name in recipe.__dataclass_fields__ if getattr(recipe, name)
+    )
+    yield f"training batches: {said or 'no augmentation'}", recipe, 2
+    yield "nothing", NO_AUGMENTATION, 1
+    for title, values in _ALONE.items():
+        shown = {}
+        notes = []
+        for name, value in values.items():
+            mine = getattr(recipe, name)
+            # A probability is shown at 1, a strength as it is, or at what makes it seen.
+            shown[name] = 1.0 if value == 1 else mine or value
+            notes.append(f"{name} {mine:g}" + ("" if shown[name] == mine else f", shown at {shown[name]:g}"))
+        yield f"{title}: {'; '.join(notes)}", replace(NO_AUGMENTATION, **shown), 1
+
+
+def _shrunk(drawn: Pixels, width: int) -> Pixels:
+    return resize(drawn, width, round(drawn.shape[0] * width / drawn.shape[1]), smooth=True)
+
+
+def _title(text: str, width: int) -> Pixels:
+    strip: Pixels = np.full((28, width, 3), 255, np.uint8)
+    cv2.putText(strip, text, (_GAP, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
 
 
 def draw_targets(image: Tensor, targets: Tensor, names: Sequence[str]) -> Pixels:

@@ -66,7 +66,8 @@ def test_preview_draws_the_dataset_that_is_there(
     ]
     assert launch("dataset", *small).code == 0
     assert launch("dataset", "--preview", "out.png").code == 0
-    assert (workspace / "out.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("out.png", "out-training.png"):
+        assert (workspace / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_workspaces(tmp_path: Path) -> None:
