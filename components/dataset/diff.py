@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo_core.data.coco import DetectionDataset, ManifestRow, open_dataset
-from yolo_core.errors import DataError
+from yolo_core.data.writer import DATASET_FILE
+from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.average_precision import box_iou
 
 MIN_IOU = 0.5  # boxes that overlap less are not taken for one object
@@ -62,8 +63,12 @@ def diff(old: Path, new: Path) -> Report:
         by_image: the boxes themselves, x y w h in pixels, of images that both versions have).
 
     Raises:
-        DataError: a folder is no dataset, or its manifest or annotations are broken.
+        UsageError: a folder is no dataset.
+        DataError: its manifest or annotations are broken.
     """
+    for root in (old, new):
+        if not (root / DATASET_FILE).is_file():
+            raise UsageError(f"{root} has no {DATASET_FILE}, so it is no version; give two dataset folders")
     versions = open_dataset(old), open_dataset(new)
     same = versions[0].digest == versions[1].digest
     report: Report = {
@@ -227,7 +232,7 @@ def _read_truth(dataset: DetectionDataset) -> dict[str, _Truth]:
                 by_image[item["image_id"]].append(item)
             for image in content["images"]:
                 found[f"images/{image['file_name']}"] = _truth(by_image.pop(image["id"], []), names)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             path = dataset.annotation_file(split)
             raise DataError(f"{path} is not valid COCO JSON: {type(error).__name__} {error}") from None
     return found

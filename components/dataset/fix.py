@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from yolo_core.data.coco import (
     SourceBox,
     SourceImage,
     open_dataset,
+    read_records,
     write_dataset,
 )
 from yolo_core.data.images import decode_image
@@ -118,7 +118,7 @@ class _Fixer:
 
     def fix_split(self, split: str) -> list[_Kept]:
         """Return the images of a split that stay, with the boxes that stay."""
-        content = _read_json(self.dataset.annotation_file(split))
+        content = read_records(self.dataset.annotation_file(split))
         images: list[Record] = sorted(content["images"], key=lambda item: str(item.get("file_name")))
         by_image = self._group(split, content["annotations"], images)
         numbers = Counter(repr(item.get("id")) for item in images)
@@ -193,19 +193,6 @@ class _Fixer:
         self.changes.append(
             Change(action=action, split=split, file=file, annotation_id=identity, detail=detail)
         )
-
-
-def _read_json(path: Path) -> dict[str, list[Record]]:
-    try:
-        content = json.loads(path.read_bytes())
-        lists = {key: content[key] for key in ("images", "annotations")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no COCO JSON ({type(error).__name__}); write the dataset again") from None
-    if not all(
-        isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in lists.values()
-    ):
-        raise DataError(f"{path}: images and annotations must be lists of objects; write the dataset again")
-    return lists
 
 
 def _write(changes: Sequence[Change], path: Path) -> None:

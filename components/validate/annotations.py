@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_core.data.coco import read_records
 from yolo_core.data.faults import outline_problem, overlaps
-from yolo_core.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,12 @@ def malformed(item: Content, types: Mapping[str, Callable[[Any], bool]]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf
 
 
 def _is_box(value: Any) -> bool:
@@ -67,17 +73,9 @@ def read_content(path: Path) -> dict[str, Any]:
     Outlines take most of the memory, so each is judged and dropped as soon as it is read.
 
     Raises:
-        DataError: it is not JSON, or has no lists of images and annotations.
+        DataError: as `read_records` does.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=_judge_outline)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); write the dataset again") from None
-    for key in ("images", "annotations"):
-        items = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise DataError(f"{path} lacks a list of {key}; write the dataset again")
-    return dict(content)
+    return read_records(path, _judge_outline)
 
 
 def _judge_outline(item: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,8 +58,12 @@ __all__ = [
     "may_replace",
     "open_dataset",
     "read_image",
+    "read_records",
     "write_dataset",
 ]
+
+ObjectHook = Callable[[dict[str, Any]], Any]
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +150,7 @@ class DetectionDataset:
             raise DataError(f"{path} lists no images; write the dataset again")
         try:
             return build_samples(self, path, without(coco, self.excluded))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path} is not valid COCO JSON: {type(error).__name__} {error}") from None
 
 
@@ -246,14 +251,35 @@ def may_replace(target: Path) -> bool:
     return (target / DATASET_FILE).is_file() or not any(target.iterdir())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_records(path: Path, object_hook: ObjectHook | None = None) -> dict[str, Any]:
+    """Read a COCO JSON whose images and annotations are at least lists of objects.
+
+    Args:
+        path: of the file.
+        object_hook: replaces each JSON object as soon as it is read, as for `json.loads`.
+
+    Raises:
+        DataError: it is not JSON, holds text that is no Unicode, or lacks such lists.
+    """
+    content = _read_json(path, object_hook)
+    for key in ("images", "annotations"):
+        items = content.get(key)
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise DataError(f"{path} lacks a list of {key}; write the dataset again")
+    return content
+
+
+def _read_json(path: Path, object_hook: ObjectHook | None = None) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_hook=object_hook)
+        if _SURROGATE.search(text):  # maybe half a character, which no file of ours could hold
+            json.dumps(content, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run the dataset stage or write the dataset again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # JSON and text decoding errors
+    except (ValueError, RecursionError) as error:  # JSON and text decoding errors
         raise DataError(f"{path} is not valid JSON ({error}); write the dataset again") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a JSON object; write the dataset again")

@@ -37,9 +37,12 @@ def polygon_problem(polygon: Any) -> str:
     xs, ys = polygon[::2], polygon[1::2]
     try:  # the shoelace formula
         double = sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))
+        finite = isinstance(double, (int, float)) and math.isfinite(double)
     except TypeError:
         return "an outline holds something other than numbers"
-    if not isinstance(double, (int, float)) or not math.isfinite(double):
+    except OverflowError:  # an integer beyond all floats
+        finite = False
+    if not finite:
         return "an outline has a point that is not finite"
     return "" if abs(double) > _LEAST_AREA else "an outline encloses nothing"
 

@@ -26,7 +26,10 @@ def read_source(root: Path, layout: str) -> Source:
     """
     if not root.is_dir():
         what = "is a file" if root.is_file() else "does not exist"
-        raise UsageError(f"dataset.source {root} {what}; give 'builtin' or a COCO, YOLO or Pascal VOC folder")
+        raise UsageError(
+            f"dataset.source {root} {what}; give a COCO, YOLO or Pascal VOC folder or an archive of one, "
+            "'builtin', or another address of docs/data.md"
+        )
     try:
         source = layouts()[detect_layout(root, layout)].read(root)
     except OSError as error:

@@ -43,6 +43,8 @@ class _S3:
     def open(self, address: str, config: DatasetConfig) -> Source:
         """Bring the objects here and read them; an address that ends like an archive is a single object."""
         uri = address.rstrip("/")
+        if not uri.startswith(_SCHEME):
+            raise UsageError(f"dataset.source {address} names no bucket; write {self.form}")
         above, _, last = uri.rpartition("/")
         single = last.lower().endswith(SUFFIXES)
         folder = Path(config.downloads) / "s3" / hashlib.sha256(uri.encode()).hexdigest()[:32]

@@ -183,7 +183,8 @@ def test_long_lists_are_cut_for_people(tmp_path: Path, splits: Splits) -> None:
 def test_what_is_no_dataset_is_named(tmp_path: Path, splits: Splits, launch: Launch) -> None:
     root = write(tmp_path / "a", splits)
     done = launch("dataset", "--diff", root, tmp_path / "none")
-    assert done.code == 1 and "none/dataset.json is missing" in done.complaint
+    assert done.code == 2 and "none has no dataset.json, so it is no version" in done.complaint
+    assert launch("dataset", "--diff", tmp_path, root).code == 2
     assert launch("dataset", "--diff", root).code == 2
     other = write(tmp_path / "b", {"train": splits["train"]})
     path = other / "annotations/train.json"

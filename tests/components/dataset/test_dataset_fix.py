@@ -104,6 +104,23 @@ def test_boxes_are_clipped_dropped_and_told_apart(root: Path, tmp_path: Path) ->
     assert fingerprint(root) == before
 
 
+def test_numbers_and_text_beyond_all_bounds(root: Path, tmp_path: Path) -> None:
+    def plant(content: Content) -> None:
+        items = content["annotations"]
+        items[0]["bbox"][2] = 10**400
+        items[1]["area"] = 10**400
+        items[2]["segmentation"] = [[1, 1, 9, 1, 9, 10**400]]
+        content["images"][3]["width"] = 10**400
+
+    edit(root, plant)
+    found = fix(root, tmp_path / "fixed")["changes"]
+    assert found["dropped annotation"] == found["corrected area"] == found["dropped outline"] == 1
+    assert found["left out image"] == 1
+    edit(root, lambda content: content["images"][4].update(file_name="train/\ud800.jpg"))
+    with pytest.raises(DataError, match=r"train\.json is not valid JSON .*surrogates"):
+        fix(root, tmp_path / "again")
+
+
 def test_images_that_cannot_be_used_are_left_out(root: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in (root / "images" / "train").iterdir())
     folder = root / "images" / "train"

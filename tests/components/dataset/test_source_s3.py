@@ -155,6 +155,11 @@ def test_an_archive_on_s3(s3: Any, place: str, coco: Write, config: Make, tmp_pa
     assert dataset.digest == materialise(config(source=str(root)), tmp_path / "local").digest
 
 
+def test_no_bucket(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"dataset\.source s3:// names no bucket; write s3://BUCKET/PREFIX"):
+        materialise(config(source="s3://"), tmp_path / "out")
+
+
 def test_nothing_at_the_prefix(place: str, config: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no objects"):
         materialise(config(source=place), tmp_path / "out")

@@ -40,6 +40,8 @@ def test_right_outlines(right: Any) -> None:
         ([[0, 0, 4, 4, 8, 8]], "an outline encloses nothing"),
         ([[0, 0, 4, 0, 4, None]], "an outline holds something other than numbers"),
         ([[0, 0, 4, 0, 4, float("nan")]], "an outline has a point that is not finite"),
+        ([[0, 0, 4, 0, 4, 10**400]], "an outline has a point that is not finite"),
+        ([[0, 0.5, 4, 0, 4, 10**400]], "an outline has a point that is not finite"),
         ({"size": [3]}, "a run-length mask lacks size or counts"),
     ],
 )
