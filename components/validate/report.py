@@ -69,7 +69,7 @@ def _names(outcome: Outcome, tables: Tables, rows: tuple[int, ...]) -> list[str]
         return [f"{name} in {split}" for name, split in zip(frame["name"], frame["split"], strict=True)]
     column = "split" if outcome.rule.table == SPLITS else "feature"
     values = zip(frame[column], frame[outcome.rule.detail], strict=True)
-    return [f"{name} {value:.2f}" for name, value in values]
+    return [f"{name} {value if isinstance(value, int) else format(value, '.2f')}" for name, value in values]
 
 
 def _summary(outcome: Outcome, tables: Tables) -> dict[str, Any]:

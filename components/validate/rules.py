@@ -61,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     _rule("image_looks_unique", IMAGES, WARN, "its split has no other image like it", "looks_like"),
     _rule("class_has_instances", CLASSES, WARN, "the split shows it often enough", "instances"),
     _rule("class_balanced", CLASSES, WARN, "it is not too rare beside the largest class", "times_rarer"),
+    _rule("split_has_boxes", SPLITS, BLOCK, "training and validation show something", "boxes"),
     _rule("split_labelled", SPLITS, WARN, "few images are without boxes", "unlabelled"),
     _rule("split_classes_alike", SPLITS, WARN, "its class shares are like training's", "class_distance"),
     _rule("split_sizes_alike", SPLITS, WARN, "its box sizes are like training's", "size_distance"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SITE = "offline"
+_LEARNED = ("train", "val")  # splits that training uses
 _AREA_SLACK = 1.01  # masks are counted in whole pixels, boxes are not
 _REQUIRED = {
     ANNOTATIONS: ("annotation_id", "image_id", "category_id", "x", "y", "w", "h", "area", "iscrowd"),
@@ -63,6 +65,7 @@ def check(tables: Tables, category_ids: tuple[int, ...], config: ValidateConfig,
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
 
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context: Any = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     context.delete_data_docs_site("local_site")
@@ -109,12 +112,17 @@ def _expectations(
 ) -> Mapping[str, list[Any]]:
     """Return the expectations of each rule of a table."""
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
 
     if table == CLASSES:
         return _of_classes(config)
     if table == SPLITS:
         between = gxe.ExpectColumnValuesToBeBetween
         return {
+            "split_has_boxes": [
+                between(column="boxes", min_value=1, row_condition=Column("split") == split)
+                for split in _LEARNED
+            ],
             "split_labelled": [between(column="unlabelled", max_value=config.max_unlabelled)],
             "split_classes_alike": [between(column="class_distance", max_value=config.max_split_distance)],
             "split_sizes_alike": [between(column="size_distance", max_value=config.max_split_distance)],

@@ -93,7 +93,7 @@ def test_a_folder_around_the_folder(voc: Write) -> None:
 
 
 def test_a_missing_source_and_a_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist; give 'builtin' or a COCO, YOLO or Pascal VOC"):
+    with pytest.raises(UsageError, match="does not exist; give a COCO, YOLO or Pascal VOC folder"):
         read_source(tmp_path / "none", "auto")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):

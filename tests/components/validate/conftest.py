@@ -103,6 +103,14 @@ class Bench:
             return Validated(self.root, error, None)
 
 
+@pytest.fixture(scope="session")
+def validated_clean(tmp_path_factory: pytest.TempPathFactory, clean_dataset: Path) -> Validated:
+    """A validation of the clean dataset; only to look at."""
+    root = tmp_path_factory.mktemp("validated")
+    shutil.copytree(clean_dataset, root / "data" / "dataset")
+    return Bench(root).validate()
+
+
 @pytest.fixture
 def bench(tmp_path: Path, clean_dataset: Path) -> Bench:
     """A fresh copy of the clean dataset in a workspace."""

@@ -8,7 +8,7 @@ from typing import Any
 from yolo_core.data.coco import open_dataset
 from yolo_core.data.quarantine import quarantine_file
 
-from .conftest import Bench
+from .conftest import Bench, Validated
 
 
 def _ruin(bench: Bench, *numbers: int) -> list[str]:
@@ -69,8 +69,6 @@ def test_no_split_is_emptied(bench: Bench) -> None:
     assert "nothing would be left of split val" in str(done.error)
 
 
-def test_a_clean_dataset_has_an_empty_list(bench: Bench) -> None:
-    quarantine_file(bench.dataset).write_text("from another version")
-    quarantine_file(bench.dataset).unlink()
-    bench.validate()
-    assert json.loads(quarantine_file(bench.dataset).read_text())["images"] == []
+def test_a_clean_dataset_has_an_empty_list(validated_clean: Validated) -> None:
+    listed = json.loads(quarantine_file(validated_clean.root / "data" / "dataset").read_text())
+    assert listed == {"dataset_digest": validated_clean.report["dataset_digest"], "images": []}

@@ -16,7 +16,7 @@ from components.store import TrackingConfig, connect
 from components.validate.rules import FEATURES
 from components.validate.statistics import distance
 
-from .conftest import Bench
+from .conftest import Bench, Validated
 
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 500), max_size=6)
 
@@ -117,9 +117,8 @@ def test_drift_from_the_champions_data(stage: Callable[..., Any], bench: Bench, 
     assert report()["drift"]["skipped"] == "not compared: validate.champion is null"
 
 
-def test_statistics_are_of_every_property(bench: Bench) -> None:
-    bench.validate()
-    content = json.loads((bench.root / "reports" / "validation" / "statistics.json").read_text())
+def test_statistics_are_of_every_property(validated_clean: Validated) -> None:
+    content = json.loads((validated_clean.root / "reports" / "validation" / "statistics.json").read_text())
     assert content["splits"].keys() == {"train", "val", "test"}
     train = content["splits"]["train"]
     assert tuple(train) == FEATURES

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,17 @@ import cv2
 import numpy as np
 import pytest
 
+from components.validate.annotations import read_content
 from components.validate.rules import ANNOTATIONS, BLOCK, RULES, Rule
+from yolo_core.errors import DataError
 
 from .conftest import Bench, Validated
 
 Content = dict[str, Any]
 
 
-def test_clean_data_breaks_no_rule(bench: Bench) -> None:
-    done = bench.validate()
+def test_clean_data_breaks_no_rule(validated_clean: Validated) -> None:
+    done = validated_clean
     assert done.error is None and done.result is not None
     assert done.broken == set()
     assert done.report["success"] is True
@@ -70,6 +74,9 @@ PLANTED: dict[int, tuple[Callable[[Content], None], set[str]]] = {
     45: (values(segmentation=[[1, 1, 9, 9]]), {"polygon_valid"}),
     47: (values(segmentation={"counts": [1]}), {"polygon_valid"}),
     49: (values(segmentation=[]), set()),
+    51: (box(2, 10**400), {"box_finite", "box_inside", "area_plausible"}),
+    53: (values(area=10**400), {"area_plausible"}),
+    55: (values(segmentation=[[1, 1, 9, 1, 9, 10**400]]), {"polygon_valid"}),
 }
 
 
@@ -101,12 +108,6 @@ def test_each_rule_finds_what_was_planted_for_it(planted: Validated, rule: Rule)
     assert bool(found["files"]) == bool(expected)
     if expected and rule.severity == BLOCK:
         assert f"{rule.name}: {len(expected)} (annotations {expected[0]}" in str(planted.error)
-
-
-def test_tolerance_is_in_pixels(bench: Bench) -> None:
-    bench.edit(lambda content: box(0, -5.0)(content["annotations"][4]))
-    assert "box_inside" in bench.validate(box_tolerance=4.9).broken
-    assert "box_inside" not in bench.validate(box_tolerance=5.0).broken
 
 
 def test_an_id_used_twice_also_in_another_split(bench: Bench) -> None:
@@ -251,13 +252,22 @@ def test_a_class_that_training_hardly_shows(bench: Bench) -> None:
     done = bench.validate()
     assert done.error is None
     assert done.rule("class_has_instances")["classes"] == ["3 in train"]
-    assert bench.validate(min_instances={"train": 0}).broken == set()
-    assert bench.validate(min_instances={"val": 10**6}).rule("class_has_instances")["failed"] == 10
+    done = bench.validate(min_instances={"train": 0, "val": 10**6})
+    assert done.broken == {"class_has_instances"}
+    assert done.rule("class_has_instances")["failed"] == 10  # all in val
+
+
+def test_a_class_that_is_rare_beside_the_largest(bench: Bench) -> None:
+    content = json.loads((bench.dataset / "annotations" / "train.json").read_text())
+    counts = Counter(item["category_id"] for item in content["annotations"] if not item["iscrowd"])
+    (rarest, least), largest = min(counts.items(), key=lambda item: item[1]), max(counts.values())
+    done = bench.validate(max_times_rarer=largest / least - 0.01)
+    assert done.error is None and done.broken == {"class_balanced"}
+    assert f"{rarest - 1} in train" in " ".join(done.rule("class_balanced")["classes"])
 
 
 def test_severity_can_be_changed(bench: Bench) -> None:
     bench.edit(lambda content: box(2, 0)(content["annotations"][4]))
-    assert bench.validate().error is not None
     warned = bench.validate(severity={"box_positive": "warn"})
     assert warned.error is None and warned.rule("box_positive")["severity"] == "warn"
     off = bench.validate(severity={"box_positive": "off", "box_not_tiny": "block"})
@@ -265,9 +275,23 @@ def test_severity_can_be_changed(bench: Bench) -> None:
     assert off.error is not None and "box_not_tiny" in str(off.error)
 
 
-def test_a_split_without_boxes_only_warns(bench: Bench) -> None:
+def test_a_split_without_boxes_blocks_unless_it_is_the_test(bench: Bench) -> None:
     bench.edit(lambda content: content["annotations"].clear(), "test")
     done = bench.validate()
     assert done.error is None
     assert done.broken == {"split_labelled"}
     assert done.rule("split_labelled")["splits"] == ["test 1.00"]
+    bench.edit(lambda content: [item.update(iscrowd=1) for item in content["annotations"]], "val")
+    bench.edit(lambda content: content["annotations"].clear())
+    done = bench.validate(drop_budget=100.0)
+    assert done.rule("split_has_boxes")["splits"] == ["train 0", "val 0"]
+    assert "split_has_boxes cannot be mended by setting images aside" in str(done.error)
+
+
+def test_text_that_is_no_unicode(bench: Bench) -> None:
+    bench.edit(lambda content: content["images"][0].update(file_name="train/\ud83d\ude00.jpg"))
+    path = bench.dataset / "annotations" / "train.json"
+    assert read_content(path)["images"][0]["file_name"] == "train/\U0001f600.jpg"
+    bench.edit(lambda content: content["images"][0].update(file_name="train/\ud800.jpg"))
+    with pytest.raises(DataError, match=r"train\.json is not valid JSON .*surrogates"):
+        bench.validate()
