@@ -65,7 +65,9 @@ def main() -> None:
     )
     print(f"  matching    {matched[0] - began[0]:6.1f} s, cpu {matched[1] - began[1]:6.1f} s")
     print(f"  resampling  {ended[0] - matched[0]:6.1f} s, cpu {ended[1] - matched[1]:6.1f} s")
-    print(f"  hits at .5: {(first.truth[:, 0] >= 0).sum()} of {first.truth_counts.sum()} truths; {result.ap}")
+    print(f"  {(first.truth[:, 0] >= 0).sum()} of {first.truth_counts.sum()} truths found at IoU .5")
+    ap = result.ap
+    print(f"  AP difference {ap.value:.4f}, interval {ap.low:.4f} to {ap.high:.4f}: {ap.verdict}")
 
 
 if __name__ == "__main__":
