@@ -144,6 +144,19 @@ def test_another_variant_or_changed_code_touches_what_depends_on_it(project: Pat
             path.write_text(text)
 
 
+def test_another_list_of_images_set_aside_touches_all_that_read_it(project: Path) -> None:
+    path = project / "data" / "dataset.quarantine.json"
+    original = path.read_text()
+    listed = json.loads(original)
+    listed["images"].append({"path": "images/train/00001.jpg", "rules": ["box_inside"]})
+    try:
+        path.write_text(json.dumps(listed))
+        readers = {"train@yolov5n", "study@yolov5n", "export@yolov5n"}
+        assert changed(project) == {"validate", *readers}  # validate made it, so it makes it again
+    finally:
+        path.write_text(original)
+
+
 def test_metrics_and_plots_are_shown(project: Path) -> None:
     metrics = json.loads(dvc(project, "metrics", "show", "--json"))
     assert "reports/study/yolov5n.json" in json.dumps(metrics)
