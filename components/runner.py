@@ -34,7 +34,8 @@ WORK: dict[str, tuple[str, str]] = {
 }
 SECTIONS = ("variants", *WORK, "promote", "tracking")
 _DATASET_FILE = "data/dataset/dataset.json"
-_VALIDATION = "reports/validation"
+_VALIDATION = "reports/validation.json"
+_QUARANTINE = "data/dataset.quarantine.json"  # read by every stage that works with validated data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +178,8 @@ class StageRequest:
         for template, path in zip(self.stage.inputs, self.inputs, strict=True):
             if not workspace.path(path).exists():
                 raise UsageError(missing_input(self, template, path, workspace.uri))
-        report = workspace.path(f"{_VALIDATION}.json")
-        if _VALIDATION in self.inputs and report.is_file() and not _read_json(report).get("success"):
+        report = workspace.path(_VALIDATION)
+        if _QUARANTINE in self.inputs and report.is_file() and not _read_json(report).get("success"):
             raise GateError(f"the dataset did not pass validation; {report} says why")
 
 

@@ -41,7 +41,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="train",
-        inputs=("data/dataset", "data/dataset.quarantine.json", "reports/validation"),
+        inputs=("data/dataset", "data/dataset.quarantine.json"),
         outputs=("models/{variant}",),
         metrics=("reports/train/{variant}.json",),
         plots=("reports/train/{variant}.csv",),

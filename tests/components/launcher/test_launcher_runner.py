@@ -152,7 +152,7 @@ def test_training_does_not_start_on_data_that_failed(
     ready: Path, stage: Callable[[Work], None], launch: Any
 ) -> None:
     stage(lambda _config, _job: pytest.fail("it must not run"))
-    (ready / "reports" / "validation").mkdir(parents=True)
+    (ready / "reports").mkdir(exist_ok=True)
     (ready / "data" / "dataset.quarantine.json").touch()
     for content, message in (('{"success": false}', "did not pass validation"), ("{", "cannot be read")):
         (ready / "reports" / "validation.json").write_text(content, encoding="utf-8")
