@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +63,25 @@ def coco_evaluate(
     strangers = sorted({row["image_id"] for row in detections} - known)
     if strangers:
         raise DataError(f"detections name image {strangers[0]}, which {annotation_file} does not list")
-    truth = COCO(truth_data)
-    evaluation = COCOeval_faster(truth, truth.loadRes([dict(row) for row in detections]), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
+    with _no_garbage_collection():
+        truth = COCO(truth_data)
+        evaluation = COCOeval_faster(truth, truth.loadRes([dict(row) for row in detections]), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
     return CocoMetrics(**{name: float(value) for name, value in zip(_FIELDS, evaluation.stats, strict=False)})
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause the search for garbage, which half a million new dictionaries start again and again.
+
+    It takes a sixth of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
