@@ -22,7 +22,7 @@ from yolo_core.data.cache import CacheSettings, ImageCache, no_cache
 from yolo_core.data.coco import Sample
 from yolo_core.data.eval_loader import EvalBatch, EvalLoader, EvalLoaderSettings
 from yolo_core.data.images import Pixels
-from yolo_core.data.labels import Labels, Part, labels_of, transformed
+from yolo_core.data.labels import Labels, LabelTable, Part, transformed
 from yolo_core.data.letterbox import fit_size
 from yolo_core.data.prefetch import prefetched
 from yolo_core.errors import DataError
@@ -218,26 +218,21 @@ class SplitImages:
     def __init__(self, samples: Sequence[Sample], cache: ImageCache) -> None:
         self.samples = samples
         self.cache = cache
-        # Filled on first use; two threads that meet here write the same thing.
-        self._labels: list[Labels | None] = [None] * len(samples)
+        size = cache.settings.image_size
+        self._sizes = [fit_size(sample.width, sample.height, size) for sample in samples]
+        self._labels = LabelTable(samples, self._sizes)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def size(self, index: int) -> tuple[int, int]:
-        sample = self.samples[index]
-        return fit_size(sample.width, sample.height, self.cache.settings.image_size)
+        return self._sizes[index]
 
     def pixels(self, index: int) -> Pixels:
         return self.cache.get(self.samples[index])
 
     def labels(self, index: int) -> Labels:
-        labels = self._labels[index]
-        if labels is None:
-            sample, (width, height) = self.samples[index], self.size(index)
-            labels = labels_of(sample).moved(scale=(width / sample.width, height / sample.height))
-            self._labels[index] = labels
-        return labels
+        return self._labels[index]
 
 
 def _batch_bounds(count: int, batch: int, ranks: int) -> list[tuple[int, int]]:

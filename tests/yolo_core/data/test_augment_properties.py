@@ -249,8 +249,8 @@ def test_colour_changes_neither_boxes_nor_which_colour_is_strongest(
 def test_boxes_are_cut_and_dropped_by_the_rules(seed: int, count: int, outlined: bool) -> None:
     """Box by box, in words of the specification: w, h > 2 px, area > 0.1 (polygons 0.01), aspect < 20."""
     rng = np.random.default_rng(seed)
-    corners = rng.uniform(-20, 220, (count, 2, 2))
-    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).astype(np.float32)
+    start, side = rng.uniform(-20, 200, (count, 2)), np.exp(rng.uniform(0, 5, (count, 2)))  # 1 to 148 px
+    boxes = np.concatenate([start, start + side], axis=1).astype(np.float32)
     outlines = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
     labels = Labels(
         classes=np.arange(count),

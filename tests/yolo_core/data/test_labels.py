@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 from yolo_core.data.coco import Sample
 from yolo_core.data.labels import (
     Labels,
+    LabelTable,
     Part,
     joined,
-    labels_of,
     no_labels,
     polygon_boxes,
     transformed,
@@ -177,7 +178,15 @@ def test_samples_teach_their_boxes_without_crowds() -> None:
         crowd=np.array([False, True, False, False]),
         polygons=(square, None, None, None),
     )
-    labels = labels_of(sample)
+    empty = replace(
+        sample, boxes=sample.boxes[:0], classes=sample.classes[:0], crowd=sample.crowd[:0], polygons=()
+    )
+    table = LabelTable([empty, sample, sample, empty], [(20, 10), (20, 10), (40, 30), (20, 10)])
+    assert [len(table[index]) for index in range(4)] == [0, 2, 2, 0]
+    twice = table[2]
+    np.testing.assert_allclose(twice.boxes, [[2, 3, 10, 15], [30, 15, 40, 30]])
+    np.testing.assert_allclose(twice.polygon(0), square * (2, 3))
+    labels = table[1]
     assert labels.classes.tolist() == [0, 2]  # the crowd and the box outside are gone
     np.testing.assert_allclose(labels.boxes, [[1, 1, 5, 5], [15, 5, 20, 10]])
     np.testing.assert_allclose(labels.polygon(0), square)
