@@ -125,7 +125,7 @@ def test_nothing_is_sent_anywhere(bench: Bench, monkeypatch: pytest.MonkeyPatch)
 def test_a_broken_folder_is_not_a_matter_of_rules(bench: Bench) -> None:
     path = bench.dataset / "annotations" / "train.json"
     path.write_text("{")
-    with pytest.raises(DataError, match=r"train\.json cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"train\.json is not valid JSON"):
         bench.validate()
     path.write_text('{"images": 3}')
     with pytest.raises(DataError, match="lacks a list of images"):
