@@ -32,7 +32,7 @@ from yolo_core.data.loader import TrainLoader, TrainLoaderSettings
 _SIZE = 160
 _BATCH = 16
 _BUDGET = 2**36  # bytes of cache file
-_BATCHES = 50  # per round, of each count
+_BATCHES = 100  # per round, of each count
 ROUNDS = 9
 
 
