@@ -93,12 +93,9 @@ def _dispatch(argv: list[str]) -> int:
 def _run_stage_command(name: str, rest: list[str]) -> int:
     stage = next(stage for stage in STAGES if stage.name == name)
     options = _stage_parser(name).parse_args(rest)
-    if name == "dataset" and options.preview is not None:
-        return _preview(options)
-    if name == "dataset" and options.diff is not None:
-        return _diff(options)
-    if name == "dataset" and options.fix is not None:
-        return _fix(options)
+    for flag, act in (("preview", _preview), ("diff", _diff), ("fix", _fix)):
+        if getattr(options, flag, None) is not None:
+            return act(options)
     result = run_stage(
         stage,
         Options(
@@ -128,7 +125,7 @@ def _stage_parser(name: str) -> Parser:
             "--fix",
             nargs="?",
             const="",
-            metavar="FOLDER",
+            metavar="NEW_FOLDER",
             help="only write a cleaned version of the dataset that is there to a new folder "
             "(default: data/dataset-fixed in the workspace)",
         )

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
-_TEMPLATE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>$title</title>
-<style>
-  body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
-  body { margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
-  img { max-width: 100%; height: auto; }
-  dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-  dt { color: #666; }
-  dd { margin: 0; overflow-wrap: anywhere; }
-  .wide { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-  th { background: #f4f4f4; }
+from components.pages import build_page, data_url, list_facts
+
+_STYLE = """\
+  th, td { text-align: right; white-space: nowrap; }
   th button { background: none; border: 0; padding: 0; font: inherit; cursor: pointer; }
   th button:focus-visible { outline: 2px solid #1f77b4; }
   th[aria-sort=ascending] button::after { content: " ▲"; }
   th[aria-sort=descending] button::after { content: " ▼"; }
   td:first-child, th:first-child { text-align: left; }
   tr.best td { background: #eaf4ea; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<dl>$facts</dl>
-<img alt="Accuracy over milliseconds per image" src="data:image/png;base64,$plot">
+"""
+_BODY = Template("""\
+$facts
+<img alt="Accuracy over milliseconds per image" src="$plot">
 <p>Click a heading to sort. Accuracies are fractions of 1, times milliseconds per image (medians).
 map and map50 are the built-in evaluation's, coco_ap and coco_ap50 the official one's.
 Each variant's best size is green.</p>
@@ -51,8 +32,8 @@ Each variant's best size is green.</p>
 $body
 </tbody>
 </table>
-</div>
-<script>
+</div>""")
+_SORT = """\
   const table = document.querySelector("table"), heads = [...table.querySelectorAll("th")];
   const value = (row, column) => row.cells[column].dataset.value;
   heads.forEach((head, column) => head.firstChild.addEventListener("click", () => {
@@ -65,10 +46,7 @@ $body
     });
     table.tBodies[0].append(...rows);
   }));
-</script>
-</body>
-</html>
-""")
+"""
 
 
 def page(
@@ -88,13 +66,13 @@ def page(
         best: indices of rows to mark.
     """
     marked = set(best)
-    return _TEMPLATE.substitute(
-        title=html.escape(title),
-        facts="".join(f"<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>" for key, value in facts.items()),
-        plot=base64.b64encode(plot.read_bytes()).decode("ascii"),
+    body = _BODY.substitute(
+        facts=list_facts(facts),
+        plot=data_url(plot.read_bytes(), "png"),
         head="".join(f'<th><button type="button">{_escape(key)}</button></th>' for key in rows[0]),
         body="\n".join(_row(row, index in marked) for index, row in enumerate(rows)),
     )
+    return build_page(title, body, style=_STYLE, script=_SORT)
 
 
 def text(value: Any) -> str:

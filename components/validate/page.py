@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import cv2
 
+from components.pages import build_page, data_url, list_facts
 from components.validate.offenders import draw_offenders
 from components.validate.pictures import draw_centres, draw_classes, draw_sizes
 from components.validate.report import describe
@@ -24,28 +24,9 @@ from yolo_core.data.coco import DetectionDataset
 PAGE, SHEET = "summary.html", "offenders.jpg"
 _QUALITY = 90  # of the contact sheet
 _LISTED = 50  # images set aside that the page names
-_TEMPLATE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>$title</title>
-<style>
-  body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
-  body { margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
+_STYLE = """\
   h2 { margin: 2.2rem 0 .6rem; font-size: 1.15rem; }
-  img { max-width: 100%; height: auto; }
-  dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-  dt { color: #666; }
-  dd { margin: 0; overflow-wrap: anywhere; }
-  .wide { overflow-x: auto; }
   .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-  th { background: #f4f4f4; }
   td.number { text-align: right; }
   .passed, .failed { border-radius: .4rem; font-weight: 600; padding: .5rem .9rem; }
   .passed { background: #eaf4ea; color: #14632a; }
@@ -54,12 +35,10 @@ _TEMPLATE = Template("""\
   tr.warn td:first-child { border-left: .3rem solid #e8a600; }
   tr.fine td:first-child { border-left: .3rem solid #188038; }
   tr.skipped td { color: #777; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
+"""
+_BODY = Template("""\
 <p class="$state">$verdict</p>
-<dl>$facts</dl>
+$facts
 <h2>Rules</h2>
 <div class="wide"><table>
 <thead><tr><th>rule</th><th>severity</th><th>demand</th><th>broken by</th></tr></thead>
@@ -84,10 +63,7 @@ $drift
 <div class="pair">
 <div><h2>Box sizes</h2><img alt="Histogram of box sizes" src="$sizes"></div>
 <div><h2>Where boxes are</h2><img alt="Heat map of box centres" src="$centres"></div>
-</div>
-</body>
-</html>
-""")
+</div>""")
 
 
 def write_page(
@@ -100,10 +76,9 @@ def write_page(
     if offenders is not None:
         content = cv2.imencode(".jpg", offenders, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
         (folder / SHEET).write_bytes(content)
-        source = _data_url(content, "jpeg")
+        source = data_url(content, "jpeg")
         section = f'<h2>Worst images</h2>\n<img alt="The worst images with their boxes" src="{source}">'
-    page = _TEMPLATE.substitute(
-        title=html.escape(f"Dataset {dataset.name}"),
+    body = _BODY.substitute(
         state="passed" if verdict.passed else "failed",
         verdict=html.escape(_say(verdict, outcomes)),
         facts=_facts(dataset, tables),
@@ -116,6 +91,7 @@ def write_page(
         sizes=_picture(draw_sizes, dataset, tables),
         centres=_picture(draw_centres, dataset, tables),
     )
+    page = build_page(f"Dataset {dataset.name}", body, style=_STYLE)
     (folder / PAGE).write_text(page, encoding="utf-8")
     return folder / PAGE
 
@@ -133,13 +109,14 @@ def _say(verdict: Verdict, outcomes: list[Outcome]) -> str:
 
 
 def _facts(dataset: DetectionDataset, tables: Tables) -> str:
-    facts = {
-        "digest": dataset.digest,
-        "images": f"{len(tables.images):,}",
-        "annotations": f"{len(tables.annotations):,}",
-        "classes": f"{len(dataset.names):,}",
-    }
-    return "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
+    return list_facts(
+        {
+            "digest": dataset.digest,
+            "images": f"{len(tables.images):,}",
+            "annotations": f"{len(tables.annotations):,}",
+            "classes": f"{len(dataset.names):,}",
+        }
+    )
 
 
 def _concern(outcome: Outcome) -> int:
@@ -194,8 +171,4 @@ def _cell(value: Any) -> str:
 def _picture(draw: Any, dataset: DetectionDataset, tables: Tables) -> str:
     target = io.BytesIO()
     draw(dataset, tables, target)
-    return _data_url(target.getvalue(), "png")
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return data_url(target.getvalue(), "png")

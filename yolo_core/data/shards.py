@@ -171,10 +171,7 @@ def read_index(root: Path) -> dict[str, Span]:
                 spans[name] = Span(place, offset, size)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (
-        ValueError,
-        csv.Error,
-    ):  # too many cells or too few, no number, no text
+    except (ValueError, csv.Error):  # too many cells or too few, no number, no text
         raise DataError(f"{path} is broken; write the dataset again") from None
     return spans
 

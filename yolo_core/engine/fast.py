@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo_core.engine.precision import DTYPES
 from yolo_core.model.detect import decode_boxes
 from yolo_core.model.graph import DetectionModel
 from yolo_core.model.layers import Conv
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Added to the chosen rows on the wrong side of the confidence, which suppression drops for good.
 _LOGIT_MARGIN = 1e-2

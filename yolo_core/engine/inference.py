@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from yolo_core.engine.fast import DTYPES, FastDetector
-from yolo_core.engine.precision import to_floats
+from yolo_core.engine.fast import FastDetector
+from yolo_core.engine.precision import DTYPES, to_floats
 from yolo_core.engine.tta import augmented
 from yolo_core.metrics.nms import NmsSettings, suppress
 from yolo_core.model.graph import DetectionModel
@@ -41,7 +41,7 @@ class EvalSettings:
         rectangular: give each batch the smallest shape that holds it.
         nms: thresholds; the defaults are those of validation.
         augment: look at each image three times, see `yolo_core.engine.tta`; the model must take any shape.
-        precision: fp32, or bf16 / fp16 by autocast.
+        precision: fp32, bf16 or fp16; of the weights of a `FastDetector`, of other models by autocast.
         device: torch device the images go to.
         threads: that decode and resize ahead.
         warm_up: run the first batches twice, so that timings leave out what only happens once.

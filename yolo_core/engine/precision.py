@@ -11,7 +11,8 @@ from torch import Tensor
 
 from yolo_core.errors import UsageError
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +26,7 @@ class Precision:
         """Return the context for the model's forward pass; weights stay float32."""
         if self.name == "fp32":
             return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16 if self.name == "bf16" else torch.float16)
+        return torch.autocast(device.type, DTYPES[self.name])
 
 
 def to_floats(

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolo_core.data.coco import Sample
+from yolo_core.data.coco import DetectionDataset, Sample, open_dataset
+
+
+@pytest.fixture(scope="session")
+def dataset(squares: Path) -> DetectionDataset:
+    """The folder of coloured squares, opened; nothing changes it."""
+    return open_dataset(squares)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolo_core.data.coco import DetectionDataset, open_dataset
+from yolo_core.data.coco import DetectionDataset
 from yolo_core.data.loader import TrainBatch, TrainLoader
 from yolo_core.engine.checkpoint import has_state, load_state
 from yolo_core.engine.epoch import Hooks, StepProgress
@@ -23,11 +23,6 @@ RECIPE = Hyperparameters().with_overrides({"nominal_batch": 8, "warmup_iteration
 SETTINGS = TrainSettings(
     variant="yolov5n", image_size=64, epochs=3, batch_size=8, hyperparameters=RECIPE, precision="fp32"
 )
-
-
-@pytest.fixture
-def dataset(squares: Path) -> DetectionDataset:
-    return open_dataset(squares)
 
 
 def at(epoch: int, step: int, act: Callable[[], None]) -> Hooks:

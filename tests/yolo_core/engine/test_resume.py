@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolo_core.data.coco import DetectionDataset, open_dataset
+from yolo_core.data.coco import DetectionDataset
 from yolo_core.engine.checkpoint import load_state
 from yolo_core.engine.epoch import Hooks, Saved, StepProgress
 from yolo_core.engine.recipe import Hyperparameters
@@ -89,11 +89,6 @@ def stop_after(trainer: Trainer, batches: int) -> list[Saved]:
         trainer.request_stop()
     list(trainer.epochs(Hooks(progress=look, saved=saved.append)))
     return saved
-
-
-@pytest.fixture(scope="module")
-def dataset(squares: Path) -> DetectionDataset:
-    return open_dataset(squares)
 
 
 @pytest.fixture(scope="module")

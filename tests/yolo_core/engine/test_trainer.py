@@ -21,11 +21,6 @@ SETTINGS = TrainSettings(
 )
 
 
-@pytest.fixture
-def dataset(squares: Path) -> DetectionDataset:
-    return open_dataset(squares)
-
-
 def run(trainer: Trainer, count: int | None = None) -> list[EpochResult]:
     results = []
     for result in trainer.epochs():

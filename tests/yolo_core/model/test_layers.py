@@ -19,22 +19,12 @@ from yolo_core.model.layers import (
     fold_batch_norm,
 )
 
+from .conftest import with_statistics
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
-
-
-def with_statistics(module: nn.Module) -> nn.Module:
-    """Give every batch normalisation statistics that a wrong folding would show."""
-    for bn in module.modules():
-        if isinstance(bn, nn.BatchNorm2d):
-            nn.init.uniform_(bn.weight, 0.5, 1.5)
-            nn.init.uniform_(bn.bias, -0.5, 0.5)
-            assert bn.running_mean is not None and bn.running_var is not None
-            bn.running_mean.uniform_(-0.5, 0.5)
-            bn.running_var.uniform_(0.5, 1.5)
-    return module.eval()
 
 
 def test_conv_is_convolution_batch_norm_silu() -> None:

@@ -24,6 +24,8 @@ from yolo_core.model.graph import DetectionModel, create_model
 from yolo_core.model.layers import SPP, Conv, Focus
 from yolo_core.model.weights import load_checkpoint, load_matching, read_checkpoint, save_checkpoint
 
+from .conftest import with_statistics
+
 PARTS = ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Focus", "Concat")
 NAMES = ["red", "green", "blue"]
 
@@ -52,18 +54,6 @@ def dress(monkeypatch: pytest.MonkeyPatch) -> Dress:
         return dressed.half()
 
     return build
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    """Give every batch normalisation statistics, so that a wrong mapping shows."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-    return model.eval()
 
 
 def of_v5_0(name: str, pools: tuple[int, ...] = (5, 9, 13)) -> DetectionModel:
