@@ -191,6 +191,23 @@ def load_pyfunc(model_uri: str) -> Any:
         return mlflow.pyfunc.load_model(model_uri)
 
 
+def download(uri: str, folder: Path) -> Path:
+    """Download what ``models:/...`` or ``runs:/...`` names from the store `connect` chose; returns its path.
+
+    Raises:
+        UsageError: there is no such model, version, alias, run or artifact.
+        UnreachableError: MLflow or its artifacts do not answer.
+    """
+    import mlflow
+
+    place = mlflow.get_tracking_uri()
+    try:
+        with mlflow_errors(place, missing=f"nothing at {uri}"):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except OSError as error:
+        raise UsageError(f"nothing at {uri} in MLflow at {redacted(place)}: {error}") from error
+
+
 @contextmanager
 def mlflow_errors(uri: str, *, missing: str = "") -> Iterator[None]:
     """Turn MLflow's errors about the store into this project's.

@@ -64,11 +64,20 @@ def load_exported(path: Path) -> Backend:
         CheckpointError: it is missing, of an unknown kind, or broken.
         UsageError: the format's toolkit is missing.
     """
+    return format_of(path).load(path)
+
+
+def format_of(path: Path) -> Format:
+    """Return the format of an exported file or folder, by how it, or a file in it, ends.
+
+    Raises:
+        CheckpointError: it is missing, or of an unknown kind.
+    """
     if not path.exists():
         raise CheckpointError(f"there is no export at {path}; run `python -m components export`")
     names = [path.name] if path.is_file() else sorted(file.name for file in path.iterdir())
     for fmt in FORMATS.values():
         if any(name.endswith(fmt.suffix) for name in names):
-            return fmt.load(path)
+            return fmt
     known = ", ".join(f"{fmt.suffix} ({fmt.name})" for fmt in FORMATS.values())
     raise CheckpointError(f"{path} is none of the exported formats: {known}")
