@@ -18,16 +18,23 @@ _TEMPLATE = Template("""\
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'$policy">
 <title>$title</title>
 <style>
-  body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
+  :root { color-scheme: light dark; --ink: #222; --paper: #fff; --quiet: #666; --line: #ddd; --head: #f4f4f4;
+    --good: #eaf4ea; --good-ink: #14632a; --bad: #fdecea; --bad-ink: #9b1c12; --accent: #1f77b4; }
+  @media (prefers-color-scheme: dark) {
+    :root { --ink: #ddd; --paper: #16181c; --quiet: #9aa0a6; --line: #3a3f45; --head: #23272d;
+      --good: #16351f; --good-ink: #8fd9a4; --bad: #43201c; --bad-ink: #f2a59b; --accent: #6cb2e8; }
+  }
+  body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
   body { margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
   img { max-width: 100%; height: auto; }
   dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-  dt { color: #666; }
+  dt { color: var(--quiet); }
   dd { margin: 0; overflow-wrap: anywhere; }
   .wide { overflow-x: auto; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-  th { background: #f4f4f4; }
+  th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); }
+  th, td { text-align: left; vertical-align: top; }
+  th { background: var(--head); }
 $style</style>
 </head>
 <body>

@@ -12,12 +12,12 @@ from components.pages import build_page, data_url, list_facts
 
 _STYLE = """\
   th, td { text-align: right; white-space: nowrap; }
-  th button { background: none; border: 0; padding: 0; font: inherit; cursor: pointer; }
-  th button:focus-visible { outline: 2px solid #1f77b4; }
+  th button { background: none; color: inherit; border: 0; padding: 0; font: inherit; cursor: pointer; }
+  th button:focus-visible { outline: 2px solid var(--accent); }
   th[aria-sort=ascending] button::after { content: " ▲"; }
   th[aria-sort=descending] button::after { content: " ▼"; }
   td:first-child, th:first-child { text-align: left; }
-  tr.best td { background: #eaf4ea; }
+  tr.best td { background: var(--good); }
 """
 _BODY = Template("""\
 $facts

@@ -29,12 +29,12 @@ _STYLE = """\
   .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem; }
   td.number { text-align: right; }
   .passed, .failed { border-radius: .4rem; font-weight: 600; padding: .5rem .9rem; }
-  .passed { background: #eaf4ea; color: #14632a; }
-  .failed { background: #fdecea; color: #9b1c12; }
+  .passed { background: var(--good); color: var(--good-ink); }
+  .failed { background: var(--bad); color: var(--bad-ink); }
   tr.block td:first-child { border-left: .3rem solid #c5221f; }
   tr.warn td:first-child { border-left: .3rem solid #e8a600; }
   tr.fine td:first-child { border-left: .3rem solid #188038; }
-  tr.skipped td { color: #777; }
+  tr.skipped td { color: var(--quiet); }
 """
 _BODY = Template("""\
 <p class="$state">$verdict</p>
