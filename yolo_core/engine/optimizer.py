@@ -1,4 +1,4 @@
-"""SGD as v6.0 groups it, frozen layers, and the optimiser's memory by parameter name."""
+"""SGD as v6.0 groups it, or AdamW; clipping, frozen layers, and the optimiser's memory by parameter name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 
 from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.engine.schedule import StepPlan
@@ -15,19 +15,44 @@ from yolo_core.errors import UsageError
 NORMS, WEIGHTS, BIASES = 0, 1, 2
 """Index of the parameter groups."""
 
+ADAMW_BETA2 = 0.999
+"""Decay of AdamW's average of squared gradients."""
 
-def freeze_layers(model: nn.Module, count: int) -> None:
-    """Stop the gradients of the first ``count`` layers (``model.0`` .. ``model.<count - 1>``).
+Freeze = int | tuple[int | str, ...]
+"""Which layers keep their weights: the first so many, or these: index of a layer, or (the beginning of) a
+dotted name such as ``model.24`` or ``model.9.cv1``."""
+
+_MEMORY: dict[type[torch.optim.Optimizer], dict[str, str]] = {
+    SGD: {"momentum": "momentum_buffer"},
+    AdamW: {"momentum": "exp_avg", "variance": "exp_avg_sq", "optimizer_step": "step"},
+}
+"""Kind of optimiser -> name of a group in a saved state -> key in the optimiser's own state."""
+
+
+def freeze_layers(model: nn.Module, freeze: Freeze) -> None:
+    """Stop the gradients of some layers.
 
     Raises:
-        UsageError: nothing would be left to train.
+        UsageError: a name or index fits no parameter, or nothing would be left to train.
     """
-    prefixes = tuple(f"model.{index}." for index in range(count))
-    for name, parameter in model.named_parameters():
-        if name.startswith(prefixes):
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"freeze = {count} freezes the whole model; freeze fewer layers")
+    chosen = range(freeze) if isinstance(freeze, int) else freeze
+    parameters = dict(model.named_parameters())
+    for one in chosen:
+        start = f"model.{one}" if isinstance(one, int) else one
+        named = [name for name in parameters if name == start or name.startswith(f"{start}.")]
+        if not named and not isinstance(freeze, int):
+            raise UsageError(
+                f"freeze: the model has no parameters at {start!r}; name a layer by its index, or like "
+                "model.9.cv1"
+            )
+        for name in named:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise UsageError(f"freeze = {_shown(freeze)} freezes the whole model; freeze fewer layers")
+
+
+def _shown(freeze: Freeze) -> str:
+    return str(freeze) if isinstance(freeze, int) else ", ".join(map(str, freeze))
 
 
 def train_mode(model: nn.Module) -> None:
@@ -38,10 +63,16 @@ def train_mode(model: nn.Module) -> None:
             module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
 
-def build_optimizer(model: nn.Module, recipe: Hyperparameters, weight_decay: float) -> SGD:
-    """Nesterov SGD over three groups: norm weights, other weights (with decay), biases.
+def build_optimizer(model: nn.Module, recipe: Hyperparameters, weight_decay: float) -> torch.optim.Optimizer:
+    """Nesterov SGD or AdamW over three groups: norm weights, other weights (with decay), biases.
 
-    ``weight_decay`` is the scaled one of `Schedule.weight_decay`. Frozen parameters are left out.
+    AdamW's first beta is the recipe's momentum. Its decay is decoupled, so in both kinds a weight shrinks
+    by lr x decay a step, but AdamW's lr is about the size of a step and not a factor of the gradient.
+
+    Args:
+        model: the bare model; frozen parameters are left out.
+        recipe: names the optimiser, its rate and momentum.
+        weight_decay: the scaled one of `Schedule.weight_decay`.
     """
     groups: tuple[list[nn.Parameter], ...] = ([], [], [])
     for module in model.modules():
@@ -51,39 +82,67 @@ def build_optimizer(model: nn.Module, recipe: Hyperparameters, weight_decay: flo
                 group = BIASES if name == "bias" else NORMS if is_norm else WEIGHTS
                 groups[group].append(parameter)
     decays = (0.0, weight_decay, 0.0)
-    optimizer = SGD(
-        [{"params": params, "weight_decay": decay} for params, decay in zip(groups, decays, strict=True)],
-        lr=recipe.lr0,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        fused=True,  # one pass over all parameters; 350 small tensors cost more in calls than in arithmetic
-    )
+    grouped = [
+        {"params": params, "weight_decay": decay} for params, decay in zip(groups, decays, strict=True)
+    ]
+    # Fused: one pass over all parameters; 350 small tensors cost more in calls than in arithmetic.
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adamw":
+        betas = (recipe.momentum, ADAMW_BETA2)
+        optimizer = AdamW(grouped, lr=recipe.lr0, betas=betas, fused=True)
+    else:
+        momentum = recipe.momentum
+        optimizer = SGD(grouped, lr=recipe.lr0, momentum=momentum, nesterov=momentum > 0, fused=True)
     for parameter in (parameter for group in groups for parameter in group):
         # The fused kernel leaves what it allocates unset when loss scaling skips the first step.
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for key in _MEMORY[type(optimizer)].values():
+            device = parameter.device
+            fresh = torch.zeros((), device=device) if key == "step" else torch.zeros_like(parameter)
+            optimizer.state[parameter][key] = fresh
     return optimizer
 
 
-def apply_plan(optimizer: SGD, plan: StepPlan) -> None:
-    """Set the learning rates and momentum of one iteration."""
+def apply_plan(optimizer: torch.optim.Optimizer, plan: StepPlan) -> None:
+    """Set the learning rates and momentum (AdamW: the first beta) of one iteration."""
     for index, group in enumerate(optimizer.param_groups):
         group["lr"] = plan.bias_lr if index == BIASES else plan.lr
-        group["momentum"] = plan.momentum
+        if "betas" in group:
+            group["betas"] = (plan.momentum, group["betas"][1])
+        else:
+            group["momentum"] = plan.momentum
 
 
-def momentum_by_name(optimizer: SGD, model: nn.Module) -> dict[str, Tensor]:
-    """Return the momentum buffers by the parameter's name; frozen parameters have none."""
+def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
+    """Scale all gradients down together so that their Euclidean norm is at most ``max_norm``.
+
+    They must be whole: unscaled, averaged over ranks and accumulated over all batches of the step. Returns
+    the norm before, a scalar on the device. Broken gradients stay broken, for loss scaling to see.
+    """
+    return nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+
+
+def memory_groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Return what the optimiser remembers: group ("momentum", ...) -> parameter's name -> tensor.
+
+    Frozen parameters have none.
+    """
     return {
-        name: optimizer.state[parameter]["momentum_buffer"]
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
+        group: {
+            name: optimizer.state[parameter][key]
+            for name, parameter in model.named_parameters()
+            if parameter in optimizer.state
+        }
+        for group, key in _MEMORY[type(optimizer)].items()
     }
 
 
-def load_momentum(optimizer: SGD, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Put back what `momentum_by_name` returned."""
-    for name, parameter in _known(model, buffers):
-        optimizer.state[parameter]["momentum_buffer"].copy_(buffers[name])
+def load_memory(
+    optimizer: torch.optim.Optimizer, model: nn.Module, groups: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Put back what `memory_groups` returned."""
+    for group, key in _MEMORY[type(optimizer)].items():
+        for name, parameter in _known(model, groups[group]):
+            optimizer.state[parameter][key].copy_(groups[group][name])
 
 
 def gradients_by_name(model: nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 from yolo_core.errors import UsageError
 
 SCHEDULES = ("cosine", "linear")
+OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +63,10 @@ class Hyperparameters:
 
     schedule: str = "cosine"
     """How the learning rate falls after warm-up: cosine or linear."""
+    optimizer: str = "sgd"
+    """sgd (Nesterov) or adamw, whose first beta is ``momentum``."""
+    clip_norm: float = 0.0
+    """Largest Euclidean norm of all gradients of an optimiser step; 0 clips nothing."""
     nominal_batch: int = 64
     """Images per optimiser step that the learning rate is meant for; smaller batches accumulate."""
     warmup_iterations: int = 1000
@@ -89,6 +94,7 @@ class Hyperparameters:
             "warmup_epochs",
             "warmup_iterations",
             "plain_epochs",
+            "clip_norm",
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
@@ -97,6 +103,8 @@ class Hyperparameters:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Hyperparameters:
         """Return a copy with some keys replaced; `UsageError` names a key or value that is wrong."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_core.data.augment import Augmentation
+from yolo_core.engine.optimizer import Freeze
 from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.errors import UsageError
 from yolo_core.model.variants import get_variant
@@ -24,7 +25,8 @@ class TrainSettings:
         hyperparameters: the recipe.
         anchors: rows w, h, ... per level in pixels; None keeps the variant's (or the checkpoint's).
         pretrained: checkpoint to start from, as far as its entries match.
-        freeze: number of first layers that stay as they are, their norms' statistics included.
+        freeze: layers that stay as they are, their norms' statistics included: so many first ones, or a
+            tuple of indices and names (`yolo_core.engine.optimizer.Freeze`).
         multi_scale: draw the side of each batch between half and one and a half times ``image_size``.
         image_weights: draw the images of an epoch with replacement, those with rare and badly found
             classes more often (`yolo_core.engine.image_weights`).
@@ -43,7 +45,7 @@ class TrainSettings:
     hyperparameters: Hyperparameters
     anchors: tuple[tuple[float, ...], ...] | None = None
     pretrained: Path | None = None
-    freeze: int = 0
+    freeze: Freeze = 0
     multi_scale: bool = False
     image_weights: bool = False
     patience: int = 0
@@ -65,9 +67,12 @@ class TrainSettings:
             raise UsageError(f"batch_size {self.batch_size} cannot be shared evenly by {world_size} workers")
         if self.epochs < 1:
             raise UsageError(f"epochs must be at least 1, not {self.epochs}")
-        for name in ("freeze", "patience", "checkpoint_steps"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
+        layers = self.freeze if isinstance(self.freeze, tuple) else (self.freeze,)
+        numbers = {"patience": self.patience, "checkpoint_steps": self.checkpoint_steps}
+        numbers["freeze"] = min((layer for layer in layers if isinstance(layer, int)), default=0)
+        for name, value in numbers.items():
+            if value < 0:
+                raise UsageError(f"{name} must not be negative, but is {value}")
         augmentation_of(self.hyperparameters)
 
 

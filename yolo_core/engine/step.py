@@ -15,10 +15,11 @@ from yolo_core.engine.ema import ModelEma
 from yolo_core.engine.optimizer import (
     apply_plan,
     build_optimizer,
+    clip_gradients,
     gradients_by_name,
     load_gradients,
-    load_momentum,
-    momentum_by_name,
+    load_memory,
+    memory_groups,
     train_mode,
 )
 from yolo_core.engine.precision import Precision, to_floats
@@ -73,6 +74,7 @@ class TrainStep:
             self.model, decay=recipe.ema_decay, ramp=recipe.ema_ramp
         )
         self._optimizer = build_optimizer(self.model, recipe, schedule.weight_decay)
+        self._clip_norm = recipe.clip_norm
         self._scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision.scaled)
         self._loss = DetectionLoss(self.model, gains_of(recipe, model, image_size))
         self.iteration = 0
@@ -101,6 +103,9 @@ class TrainStep:
         # DDP averages the gradients of the ranks; the recipe sums them over the whole batch.
         self._scaler.scale(loss * self._compute.ranks.world_size).backward()  # type: ignore[no-untyped-call]
         if self.iteration - self._last_update >= plan.accumulate:
+            if self._clip_norm > 0:
+                self._scaler.unscale_(self._optimizer)
+                clip_gradients(self.model, self._clip_norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)
@@ -118,7 +123,7 @@ class TrainStep:
         groups = (
             self.model.state_dict(),
             self.ema.model.state_dict(),
-            momentum_by_name(self._optimizer, self.model),
+            *memory_groups(self._optimizer, self.model).values(),
         )
         checks = [tensor.isfinite().all() for named in groups for tensor in named.values()]
         return bool(torch.stack(checks).all())
@@ -128,7 +133,7 @@ class TrainStep:
         groups = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
-            "momentum": momentum_by_name(self._optimizer, self.model),
+            **memory_groups(self._optimizer, self.model),
             "gradient": gradients_by_name(self.model),
         }
         values: dict[str, Any] = {
@@ -143,7 +148,8 @@ class TrainStep:
         """Go on from what `state` returned, whatever was done before."""
         self.model.load_state_dict(state.group("model"))
         self.ema.model.load_state_dict(state.group("ema"))
-        load_momentum(self._optimizer, self.model, state.group("momentum"))
+        remembered = memory_groups(self._optimizer, self.model)
+        load_memory(self._optimizer, self.model, {group: state.group(group) for group in remembered})
         load_gradients(self.model, state.group("gradient"))
         self.iteration = state.values["iteration"]
         self._last_update = state.values["last_update"]

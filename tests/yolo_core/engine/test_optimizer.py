@@ -9,11 +9,12 @@ from yolo_core.engine.optimizer import (
     WEIGHTS,
     apply_plan,
     build_optimizer,
+    clip_gradients,
     freeze_layers,
     gradients_by_name,
     load_gradients,
-    load_momentum,
-    momentum_by_name,
+    load_memory,
+    memory_groups,
     train_mode,
 )
 from yolo_core.engine.precision import choose_precision
@@ -79,9 +80,64 @@ def test_frozen_norms_keep_their_statistics(model: DetectionModel) -> None:
     assert model.training and model.detect.training
 
 
-def test_freezing_everything_is_refused(model: DetectionModel) -> None:
-    with pytest.raises(UsageError, match="freezes the whole model"):
-        freeze_layers(model, 25)
+@pytest.mark.parametrize(
+    ("freeze", "wanted"),
+    [
+        ((0, 24), ("model.0.", "model.24.")),
+        (("model.9.cv1", "model.24.m.0.bias"), ("model.9.cv1.", "model.24.m.0.bias")),
+        ((2, "model.4"), ("model.2.", "model.4.")),
+    ],
+)
+def test_layers_are_frozen_by_index_or_name(
+    model: DetectionModel, freeze: tuple[int | str, ...], wanted: tuple[str, ...]
+) -> None:
+    freeze_layers(model, freeze)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(wanted)} != set()
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (25, "freeze = 25 freezes the whole model"),
+        (tuple(range(11)) + ("model",), "freezes the whole model"),
+        (("modle.3",), "no parameters at 'modle.3'; name a layer"),
+        ((0, 25), "no parameters at 'model.25'"),
+        (("model.1.con",), "no parameters at 'model.1.con'"),
+    ],
+)
+def test_freezing_nothing_or_everything_is_refused(
+    model: DetectionModel, freeze: int | tuple[int | str, ...], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        freeze_layers(model, freeze)
+
+
+def test_adamw_has_the_same_groups_and_momentum_as_first_beta(model: DetectionModel) -> None:
+    recipe = Hyperparameters(optimizer="adamw", lr0=0.001)
+    optimizer = build_optimizer(model, recipe, 0.004)
+    sgd = build_optimizer(model, Hyperparameters(), 0.004)
+    for one, other in zip(optimizer.param_groups, sgd.param_groups, strict=True):
+        assert [id(p) for p in one["params"]] == [id(p) for p in other["params"]]
+        assert one["weight_decay"] == other["weight_decay"]
+        assert (one["lr"], one["betas"]) == (0.001, (0.937, 0.999))
+    apply_plan(optimizer, StepPlan(lr=0.0005, bias_lr=0.09, momentum=0.85, accumulate=2))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0005, 0.0005, 0.09]
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.85, 0.999)}
+    assert set(memory_groups(optimizer, model)) == {"momentum", "variance", "optimizer_step"}
+
+
+def test_clipping_is_torchs_over_all_gradients(model: DetectionModel) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before = {name: gradient.clone() for name, gradient in gradients_by_name(model).items()}
+    norm = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in before.values()]))
+    assert clip_gradients(model, 10.0).item() == pytest.approx(norm.item(), rel=1e-4)
+    for name, gradient in gradients_by_name(model).items():
+        torch.testing.assert_close(gradient, before[name] * (10.0 / norm), rtol=1e-4, atol=1e-7)
+    clipped = {name: gradient.clone() for name, gradient in gradients_by_name(model).items()}
+    clip_gradients(model, 11.0)  # shorter than that already
+    assert all(torch.equal(gradient, clipped[name]) for name, gradient in gradients_by_name(model).items())
 
 
 def test_momentum_and_gradients_come_back_by_name(model: DetectionModel) -> None:
@@ -90,13 +146,14 @@ def test_momentum_and_gradients_come_back_by_name(model: DetectionModel) -> None
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    momentum = {name: t.clone() for name, t in momentum_by_name(optimizer, model).items()}
+    memory = memory_groups(optimizer, model)
+    momentum = {name: t.clone() for name, t in memory["momentum"].items()}
     gradients = {name: t.clone() for name, t in gradients_by_name(model).items()}
 
     other = create_model("yolov5n", num_classes=3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert gradients_by_name(other) == {}
     fresh = build_optimizer(other, Hyperparameters(), 0.0)
-    load_momentum(fresh, other, momentum)
+    load_memory(fresh, other, {"momentum": momentum})
     load_gradients(other, gradients)
     for name, parameter in other.named_parameters():
         assert torch.equal(fresh.state[parameter]["momentum_buffer"], momentum[name])

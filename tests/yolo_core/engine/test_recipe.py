@@ -115,6 +115,8 @@ def test_overrides_replace_and_convert() -> None:
         ({"box": -1}, "box must not be negative"),
         ({"momentum": 1}, "momentum must be at least 0 and below 1"),
         ({"lr0": float("nan")}, "lr0 must be above 0"),
+        ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw, not 'adam'"),
+        ({"clip_norm": -1}, "clip_norm must not be negative"),
         ({"schedule": "step"}, "schedule must be one of cosine, linear"),
     ],
 )

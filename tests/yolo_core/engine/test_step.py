@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from yolo_core.engine.checkpoint import load_state, save_state
-from yolo_core.engine.optimizer import momentum_by_name
+from yolo_core.engine.optimizer import memory_groups
 from yolo_core.engine.precision import Precision, choose_precision
 from yolo_core.engine.ranks import Ranks
 from yolo_core.engine.recipe import Hyperparameters
@@ -160,7 +160,8 @@ def test_a_state_of_the_start_brings_the_start_back(tmp_path: Path) -> None:
     save_state(tmp_path, step.state())
     advance(step, 3)
     step.load(load_state(tmp_path))
-    assert not any(buffer.any() for buffer in momentum_by_name(step._optimizer, step.model).values())
+    momentum = memory_groups(step._optimizer, step.model)["momentum"]
+    assert not any(buffer.any() for buffer in momentum.values())
     assert advance(step, 2) == advance(make_step(), 2)
 
 
@@ -172,7 +173,7 @@ def test_broken_numbers_are_found_wherever_they_are(where: str) -> None:
     tensors = {
         "weight": step.model.state_dict(),
         "average": step.ema.model.state_dict(),
-        "momentum": momentum_by_name(step._optimizer, step.model),
+        "momentum": memory_groups(step._optimizer, step.model)["momentum"],
     }
     tensors[where]["model.3.conv.weight"][0, 0, 0, 0] = float("inf")
     assert not step.is_finite()
