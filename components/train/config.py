@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+BACKENDS = ("auto", "nccl", "gloo")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -13,25 +16,34 @@ class TrainConfig:
 
     Attributes:
         preset: auto, or an exact recipe: v6.0-low, v6.0-scratch, v6.0-high, v6.0-finetune.
-        pretrained: path of a .pt or .safetensors checkpoint to start from.
+        pretrained: path of a .pt or .safetensors checkpoint to start from, or a registered model's as
+            models:/NAME@ALIAS or models:/NAME/VERSION.
+        resume: auto goes on with the unfinished training of the same plan, never drops it and starts anew;
+            else the folder or s3:// address of a saved state, or of a finished model, to go on from.
         image_size: side of training and validation images in pixels, a multiple of the largest stride.
         epochs: length of the whole run.
         batch_size: images per iteration over all workers, a multiple of their number.
-        workers: Ray Train workers, one process each.
+        workers: Ray Train workers, one process each; with ``min_workers`` the most there may be.
+        min_workers: train with as few while the cluster offers no more; null: always with ``workers``.
         cpus_per_worker: cores of a worker; its compute threads, as far as this machine has them.
         gpus_per_worker: 0 or 1.
+        placement: of the workers over the nodes: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD, as Ray has them.
+        backend: of the workers' collectives: nccl (GPUs), gloo, or auto, which takes the one that fits.
+        wait_minutes: how long to wait for nodes while the cluster is too small, as where they are added on
+            demand; 0 says at once what is missing.
         loader_threads: threads per worker that decode and augment.
         precision: auto, fp32, bf16 or fp16.
         schedule: cosine or linear; null keeps the preset's.
         patience: epochs without a better fitness before stopping; 0 never stops early.
         seed: of weights, order and augmentation.
-        freeze: number of first layers that keep their weights.
+        freeze: layers that keep their weights: a number of first ones, or a list of indices and names.
         multi_scale: draw each batch's side between half and one and a half times image_size.
         image_weights: draw images with rare and badly found classes more often.
         hflip: probability of a left-right flip; null keeps the preset's.
         overrides: any hyperparameter by name, over all of the above.
         storage: folder (in the workspace, unless absolute) or s3:// address of unfinished trainings.
-        ray_address: a running Ray to use; null starts one on this machine.
+        ray_address: a running Ray to use, as host:port or ray://host:port, or a job server to hand the stage
+            to, as http://host:8265; null starts a Ray on this machine.
         checkpoint_steps: also save the state after every so many iterations of an epoch; 0 does not.
         keep_checkpoints: how many of the latest states stay in the storage.
         max_failures: how often a died worker is replaced before the training fails.
@@ -39,18 +51,23 @@ class TrainConfig:
 
     preset: str
     pretrained: str | None
+    resume: str
     image_size: int
     epochs: int
     batch_size: int
     workers: int
+    min_workers: int | None
     cpus_per_worker: int
     gpus_per_worker: int
+    placement: str
+    backend: str
+    wait_minutes: float
     loader_threads: int
     precision: str
     schedule: str | None
     patience: int
     seed: int
-    freeze: int
+    freeze: int | tuple[int | str, ...]
     multi_scale: bool
     image_weights: bool
     hflip: float | None
@@ -72,16 +89,57 @@ class TrainConfig:
             "loader_threads",
             "keep_checkpoints",
         ):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != AUTO and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("patience", "seed", "freeze", "checkpoint_steps", "max_failures"):
+        if isinstance(self.freeze, int) and self.freeze < 0:
+            raise ValueError(f"freeze must not be negative, but is {self.freeze}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, or null to clip nothing, not {self.clip_norm}")
+        for name in ("patience", "seed", "checkpoint_steps", "max_failures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.gpus_per_worker not in (0, 1):
             raise ValueError(f"gpus_per_worker must be 0 or 1, not {self.gpus_per_worker}")
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
+        self._check_workers()
         if self.hflip is not None and not 0 <= self.hflip <= 1:
             raise ValueError(f"hflip must be in 0..1, not {self.hflip}")
         if not self.storage:
             raise ValueError("storage must name a folder or an s3:// address")
+        if not self.resume:
+            raise ValueError("resume must be auto, never, or a folder or address to go on from")
+
+    def _check_workers(self) -> None:
+        if self.min_workers is None:
+            if self.batch_size % self.workers:
+                raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
+        elif not 1 <= self.min_workers <= self.workers <= self.batch_size:
+            raise ValueError(
+                f"min_workers {self.min_workers}, workers {self.workers} and batch_size {self.batch_size} "
+                "must grow in this order, from 1 on"
+            )
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {self.placement!r}")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
+        if self.backend == "nccl" and not self.gpus_per_worker:
+            raise ValueError("backend nccl needs GPUs; set gpus_per_worker to 1, or backend to auto")
+        if self.wait_minutes < 0:
+            raise ValueError(f"wait_minutes must not be negative, but is {self.wait_minutes}")
+
+    @property
+    def collectives(self) -> str:
+        """The backend of the process group, resolved: nccl or gloo."""
+        if self.backend != "auto":
+            return self.backend
+        return "nccl" if self.gpus_per_worker else "gloo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainParams):
+    """The section with a number in place of every auto: what a training really uses."""
+
+    batch_size: int
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+    loader_threads: int

@@ -24,6 +24,13 @@ def test_the_shipped_section_loads(repo: Path) -> None:
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"batch_size": 5, "workers": 2}, "batch_size 5 is not a multiple of workers 2"),
+        ({"min_workers": 0}, "min_workers 0, workers 1 and batch_size 8 must grow"),
+        ({"min_workers": 3, "workers": 2}, "min_workers 3, workers 2 and batch_size 8 must grow"),
+        ({"min_workers": 2, "workers": 9}, "min_workers 2, workers 9 and batch_size 8 must grow"),
+        ({"placement": "pack"}, "placement must be one of PACK, SPREAD, .*, not 'pack'"),
+        ({"backend": "mpi"}, "backend must be one of auto, nccl, gloo, not 'mpi'"),
+        ({"backend": "nccl"}, "backend nccl needs GPUs; set gpus_per_worker to 1"),
+        ({"wait_minutes": -1}, "wait_minutes must not be negative"),
         ({"gpus_per_worker": 2}, "gpus_per_worker must be 0 or 1"),
         ({"patience": -1}, "patience must not be negative"),
         ({"checkpoint_steps": -1}, "checkpoint_steps must not be negative"),
@@ -36,3 +43,21 @@ def test_the_shipped_section_loads(repo: Path) -> None:
 def test_wrong_values_name_the_key(make_config: MakeConfig, change: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_config(**change)
+
+
+def test_with_fewer_workers_allowed_the_batch_may_be_shared_unevenly(make_config: MakeConfig) -> None:
+    assert make_config(min_workers=2, workers=3).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "backend"),
+    [
+        ({}, "gloo"),
+        ({"gpus_per_worker": 1}, "nccl"),
+        ({"gpus_per_worker": 1, "backend": "gloo"}, "gloo"),
+    ],
+)
+def test_the_backend_fits_the_devices(
+    make_config: MakeConfig, change: dict[str, object], backend: str
+) -> None:
+    assert make_config(**change).collectives == backend
