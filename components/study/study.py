@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,16 @@ from components.plots import plot_confusion, plot_precision_recall
 from components.study.config import StudyConfig
 from components.study.plots import total_ms
 from components.study.samples import draw_samples
+from components.study.subject import Subject, open_subject
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, Speed, evaluate, measure_speed
-from yolo_core.engine.inference import usable_size
 from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.nms import NmsSettings
-from yolo_core.model.graph import DetectionModel
-from yolo_core.model.profile import count_parameters, gflops
-from yolo_core.model.weights import load_checkpoint
 
 _log = logging.getLogger(__name__)
 
 _COCO_VAL_IMAGES = 5000
 _COCO_LAST_ID, _COCO_CLASSES = 90, 80
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is studied: the weights of a variant, ready to run, and the data they are run on.
-
-    ``facts`` is what the report says of the weights: digest, parameters and operations, before fusing.
-    """
-
-    model: DetectionModel
-    facts: Mapping[str, Any]
-    dataset: DetectionDataset
-    device: str
 
 
 def run(config: StudyConfig, job: Job) -> dict[str, Any]:
@@ -58,14 +41,12 @@ def run(config: StudyConfig, job: Job) -> dict[str, Any]:
     """
     if job.variant is None:
         raise UsageError("study needs a model variant; pass --variant yolov5n")
-    subject = _prepare(config, job)
-    job.tracker.log_dataset(
-        subject.dataset.name, subject.dataset.digest, str(subject.dataset.root), "evaluation"
-    )
+    subject, dataset = _prepare(config, job)
+    job.tracker.log_dataset(dataset.name, dataset.digest, str(dataset.root), "evaluation")
     points: list[dict[str, Any]] = []
     best: Evaluation | None = None
-    for size in sorted({usable_size(subject.model, size) for size in config.image_sizes}):
-        evaluation, speed = _measure(subject, config, job.variant, size)
+    for size in sorted({subject.usable(size) for size in config.image_sizes}):
+        evaluation, speed = _measure(subject, dataset, config, size)
         points.append(_point(evaluation, speed))
         _log_point(job, points[-1])
         if best is None or evaluation.metrics.map > best.metrics.map:
@@ -80,7 +61,7 @@ def run(config: StudyConfig, job: Job) -> dict[str, Any]:
     return {"report": str(path), "best": report["best"], "points": len(points)}
 
 
-def _prepare(config: StudyConfig, job: Job) -> Subject:
+def _prepare(config: StudyConfig, job: Job) -> tuple[Subject, DetectionDataset]:
     """Open dataset and weights, and find what does not fit before anything is measured."""
     dataset = open_dataset(job.path("data/dataset"))
     if not any(len(sample.boxes) for sample in dataset.samples(config.split)):
@@ -89,43 +70,27 @@ def _prepare(config: StudyConfig, job: Job) -> Subject:
     if not weights.is_file():
         command = f"python -m components train --variant {job.variant}"
         raise UsageError(f"no weights at {weights}; run `{command}` first")
-    model = load_checkpoint(weights)
-    if model.names != dataset.names:
-        raise UsageError(f"{weights} knows other classes than {dataset.root}; train on this dataset first")
-    device = choose_device(config.device)
-    facts = {
-        "model_digest": f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()}",
-        "parameters": count_parameters(model),
-        "gflops_640": round(gflops(model), 3),
-    }
-    model = model.fuse().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Subject(model=model, facts=facts, dataset=dataset, device=device)
+    subject = open_subject(str(weights), device=config.device)
+    subject.check_classes(dataset)
+    return subject, dataset
 
 
-def choose_device(name: str) -> str:
-    """Resolve ``auto``; raise `UsageError` for a GPU that is not there."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise UsageError("study.device is cuda, but torch sees no GPU; set it to auto or cpu")
-    return "cuda" if available and name == "auto" else name.replace("auto", "cpu")
-
-
-def _measure(subject: Subject, config: StudyConfig, variant: str, size: int) -> tuple[Evaluation, Speed]:
+def _measure(
+    subject: Subject, dataset: DetectionDataset, config: StudyConfig, size: int
+) -> tuple[Evaluation, Speed]:
     """Evaluate the whole split at one size, then time some of it."""
-    settings = EvalSettings(
-        image_size=size,
+    base = EvalSettings(
         batch_size=config.batch_size,
         nms=NmsSettings(confidence=config.confidence, iou=config.iou, multi_label=True),
         precision=config.precision,
         augment=config.augment,
-        device=subject.device,
     )
-    images = subject.dataset.splits[config.split].images
-    with tqdm(
-        total=images, desc=f"study {variant} {size} px", unit="image", file=sys.stderr, disable=None
-    ) as bar:
-        evaluation = evaluate(subject.model, subject.dataset, config.split, settings, progress=bar.update)
-    speed = measure_speed(subject.model, subject.dataset, config.split, settings, images=config.timed_images)
+    settings = subject.settings(size, base)
+    images = dataset.splits[config.split].images
+    title = f"study {subject.title} {size} px"
+    with tqdm(total=images, desc=title, unit="image", file=sys.stderr, disable=None) as bar:
+        evaluation = evaluate(subject.model, dataset, config.split, settings, progress=bar.update)
+    speed = measure_speed(subject.model, dataset, config.split, settings, images=config.timed_images)
     return evaluation, speed
 
 
@@ -166,7 +131,7 @@ def _report(
     subject: Subject, config: StudyConfig, variant: str, points: list[dict[str, Any]], best: Evaluation
 ) -> dict[str, Any]:
     """Return the contents of reports/study/V.json."""
-    dataset, metrics = subject.dataset, best.metrics
+    dataset, metrics = best.dataset, best.metrics
     settings = {key: value for key, value in asdict(config).items() if key not in ("split", "image_sizes")}
     return {
         "variant": variant,

@@ -57,7 +57,7 @@ class Subject:
         digest: sha256 of the file, "sha256:<hex>"; of a folder, over its files.
         weights_digest: of the checkpoint that an export was made from; "not stated" if it does not say.
         precision: of the stored weights: fp32, or what an export's metadata says.
-        parameters, gflops_640: before fusing, as in the release's table; None of an export of an unknown variant.
+        parameters, gflops_640: before fusing, as in the release's table; None where the variant is unknown.
         registered: name and version, where it came from the registry; else empty.
     """
 
