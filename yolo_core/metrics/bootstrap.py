@@ -11,7 +11,8 @@ times (of equal scores in one image, the copies stay together).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ Verdict = Literal["win", "lose", "undecided"]
 Counts = NDArray[np.int32]
 
 _RECALL_POINTS: Floats = np.linspace(0, 1, 101)
+FEWEST_IMAGES = 10  # with truths, that a verdict needs
 _BLOCK = 2**18  # detections times resamples at a time: what the processor's cache holds
 
 
@@ -46,14 +48,27 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference(Interval):
-    """First detector minus second: positive where the first is better."""
+    """First detector minus second: positive where the first is better.
+
+    Attributes:
+        better: share of the resamples in which the first is better; of equal ones half count. Near 0 or 1 the
+            difference is hardly by chance; twice the distance to the nearer end reads like a p-value.
+        images: that hold truths, of either detector's data the fewer.
+    """
+
+    better: float
+    images: int
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the first wins: the interval lies on one side of 0, or says nothing."""
-        if self.low > 0:
-            return "win"
-        return "lose" if self.high < 0 else "undecided"
+        """Whether the first wins: the interval lies on one side of 0, or says nothing.
+
+        Few images say nothing either: what one image alone holds is the same in every resample, and its
+        interval, a point, would always decide.
+        """
+        if self.images < FEWEST_IMAGES or self.low <= 0 <= self.high:
+            return "undecided"
+        return "win" if self.low > 0 else "lose"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,43 +114,115 @@ class BootstrapSettings:
 _DEFAULTS = BootstrapSettings()
 
 
-def ap_intervals(matches: CocoMatches, settings: BootstrapSettings = _DEFAULTS) -> ApIntervals:
-    """Intervals of one detector.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Resamples:
+    """One detector's APs over the resamples, to be read alone and beside others'.
+
+    Attributes:
+        table: (1 + resamples, classes, thresholds), the first of the images as they are; NaN where a class
+            has no truth.
+        truth_counts: (images, classes) truths that are no crowds.
+        thresholds: of IoU.
+        settings: of the draws; two detectors on the same images with the same settings had the same draws.
+    """
+
+    table: Floats
+    truth_counts: Ints
+    thresholds: Floats
+    settings: BootstrapSettings
+
+    def only(self, labels: Sequence[int]) -> Resamples:
+        """Return the APs of these classes alone, in this order."""
+        columns = list(labels)
+        return replace(self, table=self.table[:, columns], truth_counts=self.truth_counts[:, columns])
+
+    @property
+    def images_with(self) -> Ints:
+        """(classes,) images that hold truths of each class."""
+        count: Ints = (self.truth_counts > 0).sum(0)
+        return count
+
+    @property
+    def images_with_any(self) -> int:
+        """Images that hold truths of any class."""
+        return int(self.truth_counts.any(1).sum())
+
+
+def resample(matches: CocoMatches, settings: BootstrapSettings = _DEFAULTS) -> Resamples:
+    """Draw the images anew and read the APs of every draw.
 
     Raises:
         DataError: there is no truth, so no AP.
     """
-    table = _resampled(matches, settings)
-    ap, ap50 = table.mean(2), table[..., 0]
-    return ApIntervals(
-        ap=Interval(**_summary(_over_classes(ap), settings.level)),
-        ap50=Interval(**_summary(_over_classes(ap50), settings.level)),
-        class_ap=tuple(_class_interval(column, settings.level) for column in ap.T),
-        class_ap50=tuple(_class_interval(column, settings.level) for column in ap50.T),
+    if not matches.truth_counts.any():
+        raise DataError("no image has a truth, so there is no AP to draw")
+    images = len(matches.truth_counts)
+    drawn = draw_multiplicities(images, settings)
+    return Resamples(
+        table=average_precisions(matches, np.concatenate([np.ones((1, images), np.int32), drawn])),
+        truth_counts=matches.truth_counts,
+        thresholds=matches.thresholds,
+        settings=settings,
     )
+
+
+def intervals_of(drawn: Resamples) -> ApIntervals:
+    """Intervals of one detector."""
+    level, ap, ap50 = drawn.settings.level, drawn.table.mean(2), drawn.table[..., 0]
+    return ApIntervals(
+        ap=Interval(**_summary(_over_classes(ap), level)),
+        ap50=Interval(**_summary(_over_classes(ap50), level)),
+        class_ap=tuple(_class_interval(column, level) for column in ap.T),
+        class_ap50=tuple(_class_interval(column, level) for column in ap50.T),
+    )
+
+
+def differences_of(first: Resamples, second: Resamples, *, paired: bool = True) -> ApDifferences:
+    """Intervals of ``first`` minus ``second``.
+
+    Args:
+        first: one detector.
+        second: the other, with the same classes.
+        paired: both saw the same images, so each draw is compared with itself. Else the draws must be
+            independent, which is what different seeds are for, and intervals are wider.
+
+    Raises:
+        DataError: paired ones have other images, truths or thresholds; or not the same number of classes.
+        UsageError: paired ones were not drawn alike, or others not independently.
+    """
+    _check_pair(first, second, paired)
+    level = first.settings.level
+    one, other = first.table, second.table
+    ap, ap50 = one.mean(2) - other.mean(2), one[..., 0] - other[..., 0]
+    whole = min(first.images_with_any, second.images_with_any)
+    images = np.minimum(first.images_with, second.images_with)
+    overall = (
+        _over_classes(one.mean(2)) - _over_classes(other.mean(2)),
+        _over_classes(one[..., 0]) - _over_classes(other[..., 0]),
+    )
+    return ApDifferences(
+        ap=_difference(overall[0], level, whole),
+        ap50=_difference(overall[1], level, whole),
+        class_ap=tuple(_class_difference(*each, level) for each in zip(ap.T, images, strict=True)),
+        class_ap50=tuple(_class_difference(*each, level) for each in zip(ap50.T, images, strict=True)),
+    )
+
+
+def ap_intervals(matches: CocoMatches, settings: BootstrapSettings = _DEFAULTS) -> ApIntervals:
+    """Draw, and return the intervals of one detector; raises as `resample` does."""
+    return intervals_of(resample(matches, settings))
 
 
 def ap_differences(
     first: CocoMatches, second: CocoMatches, settings: BootstrapSettings = _DEFAULTS
 ) -> ApDifferences:
-    """Paired intervals of ``first`` minus ``second``, both on the same images.
+    """Draw, and return paired intervals of ``first`` minus ``second``, both on the same images.
 
     Raises:
         DataError: they were matched with different truths or thresholds, or there is no truth.
     """
-    same = np.array_equal(first.truth_counts, second.truth_counts)
-    if not same or not np.array_equal(first.thresholds, second.thresholds):
-        raise DataError(
-            "paired detectors need the same images, truths and thresholds; compare intervals instead"
-        )
-    one, other = (_resampled(matches, settings) for matches in (first, second))
-    level, ap, ap50 = settings.level, (one.mean(2), other.mean(2)), (one[..., 0], other[..., 0])
-    return ApDifferences(
-        ap=Difference(**_summary(_over_classes(ap[0]) - _over_classes(ap[1]), level)),
-        ap50=Difference(**_summary(_over_classes(ap50[0]) - _over_classes(ap50[1]), level)),
-        class_ap=tuple(_class_difference(column, level) for column in (ap[0] - ap[1]).T),
-        class_ap50=tuple(_class_difference(column, level) for column in (ap50[0] - ap50[1]).T),
-    )
+    _check_same(first, second)  # before the work
+    return differences_of(resample(first, settings), resample(second, settings))
 
 
 def draw_multiplicities(images: int, settings: BootstrapSettings) -> Counts:
@@ -220,13 +307,27 @@ def _points_reached(recall: Floats) -> Floats:
     return last.astype(np.float64) + np.where(recall >= _RECALL_POINTS.take(last), 1.0, 0.0)
 
 
-def _resampled(matches: CocoMatches, settings: BootstrapSettings) -> Floats:
-    """(1 + resamples, classes, thresholds) APs, the first of the images as they are."""
-    if not matches.truth_counts.any():
-        raise DataError("no image has a truth, so there is no AP to draw")
-    images = len(matches.truth_counts)
-    drawn = draw_multiplicities(images, settings)
-    return average_precisions(matches, np.concatenate([np.ones((1, images), np.int32), drawn]))
+def _check_same(first: CocoMatches | Resamples, second: CocoMatches | Resamples) -> None:
+    same = np.array_equal(first.truth_counts, second.truth_counts)
+    if not same or not np.array_equal(first.thresholds, second.thresholds):
+        raise DataError(
+            "paired detectors need the same images, truths and thresholds; compare intervals instead"
+        )
+
+
+def _check_pair(first: Resamples, second: Resamples, paired: bool) -> None:
+    one, other = first.settings, second.settings
+    if paired:
+        _check_same(first, second)
+        if one != other:
+            raise UsageError(f"paired detectors need the same draws; theirs are {one} and {other}")
+    elif one.seed == other.seed or replace(one, seed=0) != replace(other, seed=0):
+        raise UsageError(f"unpaired detectors need draws that differ by seed only, not {one} and {other}")
+    if first.table.shape[1] != second.table.shape[1]:
+        raise DataError(
+            f"{first.table.shape[1]} classes cannot be compared with {second.table.shape[1]}; choose the "
+            "ones that both have"
+        )
 
 
 def _over_classes(table: Floats) -> Floats:
@@ -250,5 +351,11 @@ def _class_interval(values: Floats, level: float) -> Interval | None:
     return None if np.isnan(values[0]) else Interval(**_summary(values, level))
 
 
-def _class_difference(values: Floats, level: float) -> Difference | None:
-    return None if np.isnan(values[0]) else Difference(**_summary(values, level))
+def _class_difference(values: Floats, images: int, level: float) -> Difference | None:
+    return None if np.isnan(values[0]) else _difference(values, level, int(images))
+
+
+def _difference(values: Floats, level: float, images: int) -> Difference:
+    drawn = values[1:][~np.isnan(values[1:])]
+    better = float(((drawn > 0) + 0.5 * (drawn == 0)).mean()) if len(drawn) else 0.5
+    return Difference(**_summary(values, level), better=better, images=images)

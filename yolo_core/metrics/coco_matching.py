@@ -6,8 +6,11 @@ This is the base of what COCO's own tool does not tell: intervals (`bootstrap`),
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from yolo_core.metrics.average_precision import IOU_THRESHOLDS, Bools, Floats, I
 MAX_DETECTIONS = 100  # of a class in an image, the best scored, as COCO counts
 NOTHING, CROWD = -1, -2  # in `CocoMatches.truth`
 Indices = NDArray[np.int32]
+_COLUMNS = ("truth_counts", "row", "image", "label", "score", "truth", "thresholds")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -155,6 +159,28 @@ def coco_matches(
         len(labels),
         thresholds,
     )
+
+
+def save_matches(path: Path, matches: CocoMatches, about: Mapping[str, Any]) -> None:
+    """Write matches and what they are of (anything that JSON holds) as a compressed NumPy file."""
+    columns = {name: getattr(matches, name) for name in _COLUMNS}
+    columns["truth"] = matches.truth.astype(np.int16)  # an image holds fewer than 32,768 truths
+    np.savez_compressed(path, about=np.array(json.dumps(about)), **columns)
+
+
+def load_matches(path: Path) -> tuple[CocoMatches, dict[str, Any]]:
+    """Read what `save_matches` wrote.
+
+    Raises:
+        DataError: the file is missing, or is something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in _COLUMNS}
+            about: dict[str, Any] = json.loads(str(file["about"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as matches ({type(error).__name__}); make it again") from None
+    return CocoMatches(**{**columns, "truth": columns["truth"].astype(np.int32)}), about
 
 
 def overlaps(found: Floats, boxes: Floats, crowd: Bools) -> Floats:

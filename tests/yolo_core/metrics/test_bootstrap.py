@@ -15,15 +15,26 @@ from hypothesis import strategies as st
 from yolo_core.data.coco import ClassTable, SourceImage, write_dataset
 from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.bootstrap import (
+    FEWEST_IMAGES,
     BootstrapSettings,
     Interval,
     ap_differences,
     ap_intervals,
     average_precisions,
+    differences_of,
     draw_multiplicities,
+    intervals_of,
+    resample,
 )
 from yolo_core.metrics.coco_eval import coco_evaluate
-from yolo_core.metrics.coco_matching import CocoMatches, ImageTruth, coco_matches, match_images
+from yolo_core.metrics.coco_matching import (
+    CocoMatches,
+    ImageTruth,
+    coco_matches,
+    load_matches,
+    match_images,
+    save_matches,
+)
 
 Scene = tuple[dict[str, Any], list[dict[str, Any]]]
 CATEGORIES = [3, 7, 8, 20]
@@ -242,6 +253,91 @@ def test_equals_are_undecided() -> None:
     matches = coco_matches(*draw(12, 30))
     result = ap_differences(matches, matches, BootstrapSettings(resamples=50))
     assert (result.ap.value, result.ap.low, result.ap.high, result.ap.verdict) == (0, 0, 0, "undecided")
+
+
+def test_the_share_of_resamples_is_counted() -> None:
+    """Against the draws themselves; of equal ones half count."""
+    truth, results = draw(21, 15)
+    rng = np.random.default_rng(3)
+    fewer = [row for row in results if rng.random() < 0.93]
+    first, second = coco_matches(truth, fewer), coco_matches(truth, results)
+    chosen = BootstrapSettings(seed=4)
+    drawn = draw_multiplicities(15, chosen)
+    slow = [
+        np.nanmean(average_precisions(first, drawn[[k]])) - np.nanmean(average_precisions(second, drawn[[k]]))
+        for k in range(len(drawn))
+    ]
+    expected = np.mean([1.0 if each > 0 else 0.5 if each == 0 else 0.0 for each in slow])
+    assert 0.5 < expected < 1
+    assert ap_differences(first, second, chosen).ap.better == pytest.approx(expected, abs=2e-3)
+    assert ap_differences(second, first, chosen).ap.better == pytest.approx(1 - expected, abs=2e-3)
+    assert ap_differences(first, first, chosen).ap.better == 0.5
+
+
+def test_a_class_in_few_images_is_undecided_however_clear_it_seems() -> None:
+    """What one image holds has no spread over the draws: its interval is a point, and would always decide."""
+    truth, results = draw(16, 30)
+    box = {"image_id": 5, "category_id": 20, "bbox": [200, 200, 30, 30]}
+    truth["annotations"].append({**box, "id": 9999, "area": 900, "iscrowd": 0})
+    others = [row for row in results if row["category_id"] != 20]
+    first, second = coco_matches(truth, [*others, {**box, "score": 0.9}]), coco_matches(truth, others)
+    rare = ap_differences(first, second).class_ap[3]
+    assert rare is not None and (rare.low, rare.high) == (1, 1) and rare.images == 1 < FEWEST_IMAGES
+    assert rare.verdict == "undecided"
+    assert ap_differences(first, second).ap.verdict == "win"  # all images together are enough
+
+
+def test_unpaired_intervals_are_those_of_two_independent_draws() -> None:
+    one, other = coco_matches(*draw(1, 40)), coco_matches(*draw(2, 50))
+    first, second = (resample(each, BootstrapSettings(seed=k)) for k, each in enumerate((one, other)))
+    result = differences_of(first, second, paired=False)
+    alone = intervals_of(first), intervals_of(second)
+    assert result.ap.value == pytest.approx(alone[0].ap.value - alone[1].ap.value, abs=1e-12)
+    widths = [each.ap.high - each.ap.low for each in alone]
+    # Variances of independent draws add.
+    assert result.ap.high - result.ap.low == pytest.approx(np.hypot(*widths), rel=0.15)
+    assert result.class_ap[3] is None
+    paired = differences_of(first, resample(one, first.settings))
+    assert paired.ap == ap_differences(one, one).ap
+
+
+def test_some_classes_alone_are_as_if_the_others_were_not_there() -> None:
+    truth, results = draw(8, 20)
+    drawn = resample(coco_matches(truth, results)).only([2, 0])
+    kept = [8, 3]
+    for column, category in enumerate(kept):
+        alone = {
+            **truth,
+            "annotations": [row for row in truth["annotations"] if row["category_id"] == category],
+        }
+        expected = ap_intervals(coco_matches(alone, [r for r in results if r["category_id"] == category])).ap
+        found = intervals_of(drawn).class_ap[column]
+        assert found is not None and found.value == pytest.approx(expected.value, abs=1e-12)
+
+
+def test_draws_that_do_not_go_together_are_refused() -> None:
+    matches = coco_matches(*draw(1, 20))
+    first, other = (resample(matches, BootstrapSettings(resamples=20, seed=k)) for k in (0, 1))
+    with pytest.raises(UsageError, match="need the same draws"):
+        differences_of(first, other)
+    with pytest.raises(UsageError, match="differ by seed only"):
+        differences_of(first, first, paired=False)
+    with pytest.raises(DataError, match="4 classes cannot be compared with 2"):
+        differences_of(first, other.only([0, 1]), paired=False)
+
+
+def test_matches_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    matches, path = coco_matches(*draw(9, 12)), tmp_path / "matches.npz"
+    save_matches(path, matches, {"split": "test", "sizes": [1, 2]})
+    again, about = load_matches(path)
+    assert about == {"split": "test", "sizes": [1, 2]}
+    for name in ("truth_counts", "row", "image", "label", "score", "truth", "thresholds"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(matches, name))
+    assert ap_intervals(again) == ap_intervals(matches)
+    for content in (b"", b"no zip", path.read_bytes()[:200]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"matches\.npz cannot be read as matches"):
+            load_matches(path)
 
 
 def test_no_detections_is_zero_and_no_truth_an_error() -> None:
