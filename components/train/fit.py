@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -16,6 +16,7 @@ from components.train.board import Board, Console, Monitor, Row
 from components.train.config import TrainConfig
 from components.train.loop import train_loop
 from components.train.plan import TrainPlan
+from components.train.scaling import scaling_config, torch_config
 from yolo_core.errors import NonFiniteLossError, YoloError
 
 
@@ -35,11 +36,8 @@ def fit(config: TrainConfig, plan: TrainPlan, job: Job, storage: str) -> Any:
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"plan": plan, "board": board, "threads": _threads(config)},
-        scaling_config=ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=config.gpus_per_worker > 0,
-            resources_per_worker={"CPU": config.cpus_per_worker},
-        ),
+        torch_config=torch_config(config),
+        scaling_config=scaling_config(config),
         run_config=RunConfig(
             name=plan.run_name,
             storage_path=storage,
