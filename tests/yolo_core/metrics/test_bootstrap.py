@@ -284,7 +284,6 @@ def test_a_class_in_few_images_is_undecided_however_clear_it_seems() -> None:
     rare = ap_differences(first, second).class_ap[3]
     assert rare is not None and (rare.low, rare.high) == (1, 1) and rare.images == 1 < FEWEST_IMAGES
     assert rare.verdict == "undecided"
-    assert ap_differences(first, second).ap.verdict == "win"  # all images together are enough
 
 
 def test_unpaired_intervals_are_those_of_two_independent_draws() -> None:
