@@ -106,7 +106,7 @@ def _point(evaluation: Evaluation, speed: Speed) -> dict[str, Any]:
         "coco_ap50": coco.ap50,
         "preprocess_ms": speed.preprocess_ms,
         "inference_ms": speed.inference_ms,
-        "inference_p95_ms": speed.inference_p95_ms,
+        "inference_p95_ms": speed.inference.p95,
         "nms_ms": speed.nms_ms,
     }
     rounded = {key: round(value, 6) for key, value in values.items()}

@@ -14,6 +14,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,45 @@ class ImageCache:
             return decode_resized(sample, self.settings.image_size, smooth=self.settings.smooth)
         width, height = fit_size(sample.width, sample.height, self.settings.image_size)
         return self._data[offset : offset + width * height * 3].reshape(height, width, 3)
+
+
+class DecodedImages:
+    """Images as they are stored, each decoded once and kept in memory while a budget lasts.
+
+    For an evaluation at several sizes: the resize, which belongs to the measured time, is made each time.
+    Threads may share one. Images without a digest, and those past the budget, are decoded every time.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        """Keep at most so many bytes of pixels."""
+        self._budget = budget_bytes
+        self._kept: dict[str, Pixels] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        """How much is kept."""
+        with self._lock:
+            return sum(pixels.nbytes for pixels in self._kept.values())
+
+    def get(self, sample: Sample) -> Pixels:
+        """Return (height, width, 3) BGR uint8; do not write to it.
+
+        Raises:
+            DataError: as `read_stored`.
+        """
+        kept = self._kept.get(sample.sha256)
+        if kept is not None:
+            return kept
+        pixels = read_stored(sample)
+        with self._lock:
+            if sample.sha256 and sample.sha256 not in self._kept and pixels.nbytes <= self._budget:
+                self._kept[sample.sha256] = pixels
+                self._budget -= pixels.nbytes
+        return pixels
+
+
+ImageSource = ImageCache | DecodedImages
 
 
 def decode_resized(sample: Sample, size: int, *, smooth: bool) -> Pixels:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_core.data.cache import ImageCache, read_stored
+from yolo_core.data.cache import ImageCache, ImageSource, read_stored
 from yolo_core.data.coco import Sample
 from yolo_core.data.images import Pixels
 from yolo_core.data.letterbox import GREY, fit_size, rectangular_shape, resize
@@ -83,23 +83,22 @@ class EvalLoader:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], settings: EvalLoaderSettings, cache: ImageCache | None = None
+        self, samples: Sequence[Sample], settings: EvalLoaderSettings, cache: ImageSource | None = None
     ) -> None:
-        """Take images of a split; a cache must hold smooth images of this size.
+        """Take images of a split; an `ImageCache` must hold smooth ones of this size.
 
         Raises:
             DataError: there are no images.
         """
         if not samples:
             raise DataError("there are no images to evaluate; choose a split that has some")
-        if cache is not None and (cache.settings.image_size, cache.settings.smooth) != (
-            settings.image_size,
-            True,
-        ):
-            raise ValueError(f"the cache must hold smooth images of {settings.image_size} px")
+        if isinstance(cache, ImageCache):
+            if (cache.settings.image_size, cache.settings.smooth) != (settings.image_size, True):
+                raise ValueError(f"the cache must hold smooth images of {settings.image_size} px")
+            # Without a cache the resize belongs to the measured time, so it is done here.
+            cache = None if cache.kind == "none" else cache
         self.settings = settings
-        # Without a cache the resize belongs to the measured time, so it is done here.
-        self._cache = cache if cache is not None and cache.kind != "none" else None
+        self._cache = cache
         ordered = sorted(samples, key=_aspect) if settings.rectangular else list(samples)
         step = settings.batch_size
         batches = [tuple(ordered[start : start + step]) for start in range(0, len(ordered), step)]
@@ -140,7 +139,7 @@ class EvalLoader:
         )
 
     def _decode(self, sample: Sample) -> Pixels:
-        """Return an image at its stored size, or at the cached one."""
+        """Return an image at its stored size, or at the cache's."""
         return read_stored(sample) if self._cache is None else self._cache.get(sample)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from yolo_core.data.cache import ImageCache
+from yolo_core.data.cache import ImageSource
 from yolo_core.data.coco import DetectionDataset, Sample
-from yolo_core.data.eval_loader import EvalBatch, EvalLoader, EvalLoaderSettings
+from yolo_core.data.eval_loader import EvalBatch, EvalLoader
 from yolo_core.data.letterbox import Letterboxed, fit_size, letterbox, rectangular_shape, to_original
 from yolo_core.engine.inference import (
     VALIDATION,
@@ -22,12 +22,14 @@ from yolo_core.engine.inference import (
     EvalSettings,
     Predictor,
     Rows,
+    loader_settings,
     prepared,
     running,
     stride_of,
     usable_size,
 )
-from yolo_core.errors import UsageError
+from yolo_core.engine.speed import Speed, measure_speed, milliseconds, summarise_times
+from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.average_precision import DetectionMetrics, ImageMatches, match_detections, summarise
 from yolo_core.metrics.coco_eval import CocoMetrics, coco_evaluate
 from yolo_core.metrics.confusion import ConfusionMatrix
@@ -41,33 +43,13 @@ __all__ = [
     "Speed",
     "detect",
     "evaluate",
+    "judge",
     "measure_speed",
     "merge",
     "stride_of",
 ]
 
 _WARM_UP_BATCHES = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Speed:
-    """Milliseconds per image, as medians over batches: a few slow ones, the first or disturbed, do not count.
-
-    Attributes:
-        preprocess_ms: resizing, placing, conversion to floats on the device; decoding files is left out.
-        inference_ms: the model; inference_p95_ms: what 95 % of the batches stay under.
-        nms_ms: non-maximum suppression.
-    """
-
-    preprocess_ms: float
-    inference_ms: float
-    inference_p95_ms: float
-    nms_ms: float
-
-    @property
-    def total_ms(self) -> float:
-        """Preparation, model and suppression together."""
-        return self.preprocess_ms + self.inference_ms + self.nms_ms
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +80,7 @@ class Evaluation:
     @cached_property
     def speed(self) -> Speed:
         """Milliseconds per image."""
-        return _speed(self.times)
+        return summarise_times(self.times)
 
     @cached_property
     def detections(self) -> list[dict[str, Any]]:
@@ -127,7 +109,7 @@ def evaluate(
     split: str,
     settings: EvalSettings,
     *,
-    cache: ImageCache | None = None,
+    cache: ImageSource | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Measure a detector on a split of a dataset.
@@ -138,14 +120,14 @@ def evaluate(
         dataset: with the classes that the model knows, in its order.
         split: its name.
         settings: how to run.
-        cache: decoded images of this size, to save decoding.
+        cache: decoded images, of this size or as they are stored, to save decoding.
         progress: called after each batch with its number of images.
 
     Raises:
         DataError: the split is absent or empty, or an image does not decode.
         UsageError: the model knows another number of classes than the dataset.
     """
-    loader = EvalLoader(dataset.samples(split), _loader_settings(model, settings), cache)
+    loader = EvalLoader(dataset.samples(split), loader_settings(model, settings), cache)
     model = prepared(model, settings)
     tally = _Tally(confusion=ConfusionMatrix(num_classes=len(dataset.names)))
     with running(model, settings) as run:
@@ -157,15 +139,32 @@ def evaluate(
             tally.add(batch, output)
             if progress is not None:
                 progress(len(batch.samples))
-    return Evaluation(
-        dataset=dataset,
-        split=split,
-        image_size=loader.settings.image_size,
-        matches=tally.matches,
-        confusion=tally.confusion,
-        rows=tally.rows,
-        times=np.array(tally.times).reshape(-1, 3),
-    )
+    return tally.evaluation(dataset, split, loader.settings.image_size)
+
+
+def judge(dataset: DetectionDataset, split: str, image_size: int, rows: Mapping[int, Rows]) -> Evaluation:
+    """Compare detections that were made before with a split's truth; the evaluation has no times.
+
+    Args:
+        dataset: whose truth counts.
+        split: its name.
+        image_size: longest side of the images that the model saw, in pixels.
+        rows: as `Evaluation.rows`; images without any may be left out.
+
+    Raises:
+        DataError: the split is absent or empty, or has no image of an id.
+    """
+    samples = {sample.image_id: sample for sample in dataset.samples(split)}
+    unknown = [image_id for image_id in rows if image_id not in samples]
+    if unknown:
+        raise DataError(
+            f"detections name image {unknown[0]}, which split {split!r} of {dataset.name} has not"
+        )
+    tally = _Tally(confusion=ConfusionMatrix(num_classes=len(dataset.names)))
+    nothing = np.empty((0, 6), np.float32)
+    for image_id, sample in samples.items():
+        tally.compare(sample, rows.get(image_id, nothing))
+    return tally.evaluation(dataset, split, image_size)
 
 
 def merge(parts: Sequence[Evaluation]) -> Evaluation:
@@ -186,27 +185,6 @@ def merge(parts: Sequence[Evaluation]) -> Evaluation:
         rows={key: value for part in parts for key, value in part.rows.items()},
         times=np.concatenate([part.times for part in parts]),
     )
-
-
-def measure_speed(
-    model: Predictor, dataset: DetectionDataset, split: str, settings: EvalSettings, *, images: int
-) -> Speed:
-    """Time a detector on up to ``images`` images, spread evenly over a split.
-
-    They are loaded before anything is timed, so that no thread decodes beside the model.
-
-    Raises:
-        DataError: the split is absent or empty, or an image does not decode.
-    """
-    samples = dataset.samples(split)
-    chosen = np.linspace(0, len(samples) - 1, min(images, len(samples))).round().astype(int)
-    loader = EvalLoader([samples[index] for index in chosen], _loader_settings(model, settings))
-    batches = list(loader)
-    model = prepared(model, settings)
-    with running(model, settings) as run:
-        for batch in batches[:_WARM_UP_BATCHES]:
-            run(batch.images)
-        return _speed(np.array([_milliseconds(batch, run(batch.images)) for batch in batches]))
 
 
 def detect(model: Predictor, images: Sequence[NDArray[np.uint8]], settings: EvalSettings) -> list[Rows]:
@@ -247,39 +225,12 @@ def _same_shapes(fitted: Sequence[Letterboxed], batch_size: int) -> Iterator[lis
             yield group[start : start + batch_size]
 
 
-def _loader_settings(model: Predictor, settings: EvalSettings) -> EvalLoaderSettings:
-    return EvalLoaderSettings(
-        image_size=usable_size(model, settings.image_size),
-        batch_size=settings.batch_size,
-        stride=stride_of(model),
-        rectangular=settings.rectangular,
-        threads=settings.threads,
-        rank=settings.rank,
-        world_size=settings.world_size,
-    )
-
-
 def _check_classes(output: BatchOutput, dataset: DetectionDataset) -> None:
     if output.num_classes != len(dataset.names):
         raise UsageError(
             f"the model knows {output.num_classes} classes, dataset {dataset.name} has {len(dataset.names)}; "
             "use a model that was trained on these classes"
         )
-
-
-def _milliseconds(batch: EvalBatch, output: BatchOutput) -> tuple[float, float, float]:
-    """Milliseconds per image of a batch: preparation, model, suppression."""
-    scale = 1000 / len(batch.samples)
-    prepared = batch.preprocess_seconds + output.convert_seconds
-    return prepared * scale, output.forward_seconds * scale, output.nms_seconds * scale
-
-
-def _speed(times: NDArray[np.float64]) -> Speed:
-    if not len(times):
-        return Speed(preprocess_ms=0.0, inference_ms=0.0, inference_p95_ms=0.0, nms_ms=0.0)
-    preprocess, inference, nms = np.median(times, axis=0).tolist()
-    slow = float(np.percentile(times[:, 1], 95))
-    return Speed(preprocess_ms=preprocess, inference_ms=inference, inference_p95_ms=slow, nms_ms=nms)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -293,15 +244,27 @@ class _Tally:
 
     def add(self, batch: EvalBatch, output: BatchOutput) -> None:
         """Map a batch's detections back to the stored images and compare them with the truth."""
-        self.times.append(_milliseconds(batch, output))
+        self.times.append(milliseconds(batch, output))
         places = zip(batch.samples, output.detections, batch.ratios, batch.pads, strict=True)
         for sample, rows, ratio, pad in places:
-            mapped = to_original(rows, ratio, pad, (sample.height, sample.width))
-            self.rows[sample.image_id] = mapped
-            self._compare(sample, mapped)
+            self.compare(sample, to_original(rows, ratio, pad, (sample.height, sample.width)))
 
-    def _compare(self, sample: Sample, rows: Rows) -> None:
+    def compare(self, sample: Sample, rows: Rows) -> None:
+        """Compare an image's detections, in its stored pixels, with its truth."""
+        self.rows[sample.image_id] = rows
         counted = ~sample.crowd  # a crowd's box stands for many objects; the built-in mAP leaves it out
         boxes, classes = sample.boxes[counted], sample.classes[counted]
         self.matches[sample.image_id] = match_detections(rows, boxes, classes)
         self.confusion.add(rows, boxes, classes)
+
+    def evaluation(self, dataset: DetectionDataset, split: str, image_size: int) -> Evaluation:
+        """Return what was gathered."""
+        return Evaluation(
+            dataset=dataset,
+            split=split,
+            image_size=image_size,
+            matches=self.matches,
+            confusion=self.confusion,
+            rows=self.rows,
+            times=np.array(self.times).reshape(-1, 3),
+        )

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from yolo_core.data.eval_loader import EvalLoaderSettings
 from yolo_core.engine.fast import FastDetector
 from yolo_core.engine.precision import DTYPES, to_floats
 from yolo_core.engine.tta import augmented
@@ -89,6 +90,9 @@ class BatchOutput:
     nms_seconds: float
 
 
+Timed = Callable[[Tensor], BatchOutput]  # what `running` gives
+
+
 def stride_of(model: Predictor) -> int:
     """Return the model's largest stride in pixels; 32 for a function that does not say."""
     stride = getattr(model, "stride", _DEFAULT_STRIDE)
@@ -106,6 +110,19 @@ def usable_size(model: Predictor, image_size: int) -> int:
     return rounded
 
 
+def loader_settings(model: Predictor, settings: EvalSettings) -> EvalLoaderSettings:
+    """Return how batches are made for a model."""
+    return EvalLoaderSettings(
+        image_size=usable_size(model, settings.image_size),
+        batch_size=settings.batch_size,
+        stride=stride_of(model),
+        rectangular=settings.rectangular,
+        threads=settings.threads,
+        rank=settings.rank,
+        world_size=settings.world_size,
+    )
+
+
 def prepared(model: Predictor, settings: EvalSettings) -> Predictor:
     """Make a detector fast for many images; what is not a plain `DetectionModel` stays as it is."""
     if not isinstance(model, DetectionModel):
@@ -114,7 +131,7 @@ def prepared(model: Predictor, settings: EvalSettings) -> Predictor:
 
 
 @contextmanager
-def running(model: Predictor, settings: EvalSettings) -> Iterator[Callable[[Tensor], BatchOutput]]:
+def running(model: Predictor, settings: EvalSettings) -> Iterator[Timed]:
     """Yield a function from uint8 images (B, 3, h, w) to their detections, timed part by part.
 
     A module is put into evaluation mode, and back into the mode it was in at the end.

@@ -12,10 +12,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
+from yolo_core.data.cache import DecodedImages
 from yolo_core.data.coco import (
     DetectionDataset,
+    Sample,
     SourceBox,
     SourceImage,
     class_table,
@@ -23,7 +28,8 @@ from yolo_core.data.coco import (
     read_image,
     write_dataset,
 )
-from yolo_core.engine.evaluate import EvalSettings, detect, evaluate, measure_speed, merge
+from yolo_core.engine.evaluate import EvalSettings, detect, evaluate, judge, measure_speed, merge
+from yolo_core.engine.speed import summarise_times
 from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.weights import load_checkpoint
@@ -246,15 +252,81 @@ def slow(seconds: float) -> Callable[[Tensor], Tensor]:
 def test_speed_is_per_image(pictures: DetectionDataset, batch_size: int) -> None:
     settings = replace(SETTINGS, batch_size=batch_size)
     speed = measure_speed(slow(0.02), pictures, "val", settings, images=100)
-    assert 20 <= speed.inference_ms <= speed.inference_p95_ms < 2000
+    assert 20 <= speed.inference_ms <= speed.inference.p95 < 2000
     assert speed.nms_ms > 0 and speed.preprocess_ms > 0
     assert speed.total_ms == pytest.approx(speed.preprocess_ms + speed.inference_ms + speed.nms_ms)
 
 
 def test_speed_is_measured_on_no_more_images_than_asked(pictures: DetectionDataset) -> None:
     model = Colours()
-    measure_speed(model, pictures, "val", SETTINGS, images=3)
-    assert len(model.shapes) == 3 + 2  # two of them for warming up
+    speed = measure_speed(model, pictures, "val", replace(SETTINGS, rectangular=False), images=3, repeats=2)
+    assert speed.batches == 6
+    assert len(model.shapes) == 2 + 2 * (1 + 3)  # warm-up; then, in each round, the shape's first call and 3
+
+
+def test_each_shape_is_warmed_up_before_it_is_timed(pictures: DetectionDataset) -> None:
+    seen: set[tuple[int, ...]] = set()
+
+    def slow_at_first(images: Tensor) -> Tensor:
+        if images.shape not in seen:
+            seen.add(images.shape)
+            time.sleep(0.3)
+        return find_colours(images)
+
+    speed = measure_speed(slow_at_first, pictures, "val", SETTINGS, images=100)
+    assert len(seen) > 2 and speed.inference.p99 < 300
+
+
+def test_a_rest_of_a_batch_is_not_timed(pictures: DetectionDataset) -> None:
+    count = len(pictures.samples("val"))
+    for batch_size, batches in ((1, count), (count - 1, 1), (count, 1), (count + 1, 1)):
+        settings = replace(SETTINGS, batch_size=batch_size)
+        assert measure_speed(find_colours, pictures, "val", settings, images=100).batches == batches
+
+
+@given(arrays(np.float64, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(0, 1e4)))
+def test_the_spread_is_in_order_and_parts_add_up(times: np.ndarray) -> None:
+    speed = summarise_times(times)
+    for part in speed.as_dict().values():
+        levels = [part[name] for name in ("p50", "p90", "p95", "p99")]
+        assert levels == sorted(levels)
+    means = (speed.preprocess.mean, speed.inference.mean, speed.nms.mean)
+    assert speed.total.mean == pytest.approx(sum(means))
+    assert speed.inference.p50 == pytest.approx(np.median(times[:, 1])) and speed.batches == len(times)
+
+
+def test_nothing_timed_is_zero() -> None:
+    speed = summarise_times(np.empty((0, 3)))
+    assert speed.batches == 0 and speed.total_ms == 0 and speed.total.p99 == 0
+
+
+def test_judging_kept_detections_is_evaluating_them(pictures: DetectionDataset) -> None:
+    made = evaluate(find_colours, pictures, "val", SETTINGS)
+    kept = {key: rows for key, rows in made.rows.items() if len(rows)}
+    again = judge(pictures, "val", made.image_size, kept)
+    assert again.metrics.map == made.metrics.map and again.detections == made.detections
+    assert np.array_equal(again.confusion.matrix, made.confusion.matrix)
+    assert again.speed.batches == 0
+    with pytest.raises(DataError, match="image 999"):
+        judge(pictures, "val", 128, {**kept, 999: np.zeros((1, 6), np.float32)})
+
+
+def test_decoded_images_save_decoding_and_change_nothing(
+    pictures: DetectionDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = len(pictures.samples("val"))
+    reads: list[str] = []
+    read = Sample.read_image
+    monkeypatch.setattr(Sample, "read_image", lambda sample: reads.append(sample.sha256) or read(sample))
+    expected = evaluate(find_colours, pictures, "val", SETTINGS).detections
+    for budget, times in ((10**9, 1), (0, 3)):
+        cache = DecodedImages(budget)
+        reads.clear()
+        for size in (128, 96, 128):
+            settings = replace(SETTINGS, image_size=size)
+            found = evaluate(find_colours, pictures, "val", settings, cache=cache).detections
+        assert found == expected and len(reads) == times * count
+        assert (cache.bytes > 0) == (budget > 0)
 
 
 def test_speed_is_a_median(pictures: DetectionDataset) -> None:
