@@ -82,24 +82,27 @@ class TrainBatch:
     """One rank's part of a training batch.
 
     Attributes:
-        images: (B, 3, S, S) uint8 RGB.
+        images: (B, 3, S, S) uint8 RGB; B is 0 on ranks that the last batch has no image for.
         targets: (M, 6) float32 rows of image in this batch, class, then x, y of the centre and
             w, h, as shares of the side.
         paths: of the image that each example started from.
+        whole: images of the batch over all ranks.
     """
 
     images: Tensor
     targets: Tensor
     paths: tuple[str, ...]
+    whole: int
 
 
 class TrainLoader:
     """Iterates over one epoch's batches; call `set_epoch` before each epoch.
 
-    Each image starts one example per epoch. Batches take ``batch_size`` of them and split them
-    over the ranks; the last batch takes what is left. A rest too small to give every rank an image
-    joins the batch before, so every rank has the same number of batches, none of them empty, and
-    no image comes twice or is left out. Parts of the last batch may differ by one image.
+    Each image starts one example per epoch. Batches take ``batch_size`` of them; the last takes what is left.
+    Ranks split each batch, and with it the work, but decide nothing about it: whatever their number, an epoch
+    has the same batches, no image comes twice or is left out, and every rank has as many batches. Parts of a
+    batch differ by one image at most, the first ranks have more; of a last batch with fewer images than
+    ranks the last ranks get none.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class TrainLoader:
         if self._source.cache.settings.image_size != settings.image_size:
             size = self._source.cache.settings.image_size
             raise ValueError(f"the cache holds images of {size} px, not {settings.image_size}")
-        self._bounds = _batch_bounds(len(samples), settings.batch_size, settings.world_size)
+        self._bounds = _batch_bounds(len(samples), settings.batch_size)
         self._augmentation = settings.augmentation
         self._weights: NDArray[np.float64] | None = None
         self._epoch = 0
@@ -162,7 +165,7 @@ class TrainLoader:
         epoch = _Epoch(number=self._epoch, source=source, order=order, augmentation=self._augmentation)
 
         def make(bounds: tuple[int, int]) -> TrainBatch:
-            return self._batch(epoch, *self._share(bounds))
+            return self._batch(epoch, bounds)
 
         return prefetched(make, self._bounds[self._start :], threads=self.settings.threads)
 
@@ -177,12 +180,19 @@ class TrainLoader:
         return rng.choice(count, count, p=self._weights / self._weights.sum())
 
     def _share(self, bounds: tuple[int, int]) -> tuple[int, int]:
-        """Return this rank's positions of a batch: parts that differ by one image at most."""
-        first, last = bounds
-        rank, world = self.settings.rank, self.settings.world_size
-        return first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world
+        """Return this rank's positions of a batch: parts that differ by one image at most, larger ones first.
 
-    def _batch(self, epoch: _Epoch, first: int, last: int) -> TrainBatch:
+        Rank 0 thus never goes without: its norms' statistics are the ones that are kept.
+        """
+        first, last = bounds
+        each, more = divmod(last - first, self.settings.world_size)
+        rank = self.settings.rank
+        start = first + each * rank + min(rank, more)
+        return start, start + each + (rank < more)
+
+    def _batch(self, epoch: _Epoch, bounds: tuple[int, int]) -> TrainBatch:
+        first, last = self._share(bounds)
+        whole = bounds[1] - bounds[0]
         size = self.settings.image_size
         images = _empty_images((last - first, 3, size, size), pinned=self.settings.pin_memory)
         planes = images.numpy()
@@ -194,11 +204,14 @@ class TrainLoader:
             index = int(epoch.order[position])
             parts += augmented(index, epoch.source, epoch.augmentation, rng, planes[slot])
             slots += [slot] * (len(parts) - len(slots))
+        if not parts:
+            return TrainBatch(images=images, targets=torch.empty(0, 6), paths=(), whole=whole)
         labels, owners = transformed(parts, size)
         return TrainBatch(
             images=images,
             targets=torch.from_numpy(_target_rows(np.array(slots, np.int64)[owners], labels, size)),
             paths=tuple(str(epoch.source.samples[index].path) for index in epoch.order[first:last]),
+            whole=whole,
         )
 
 
@@ -235,12 +248,9 @@ class SplitImages:
         return self._labels[index]
 
 
-def _batch_bounds(count: int, batch: int, ranks: int) -> list[tuple[int, int]]:
-    """Cut positions 0..count into batches; a last one too small for all ranks joins its neighbour."""
-    edges = [*range(0, count, batch), count]
-    if len(edges) > 2 and edges[-1] - edges[-2] < ranks:
-        del edges[-2]
-    return list(pairwise(edges))
+def _batch_bounds(count: int, batch: int) -> list[tuple[int, int]]:
+    """Cut positions 0..count into batches; the last takes what is left."""
+    return list(pairwise([*range(0, count, batch), count]))
 
 
 def _empty_images(shape: tuple[int, ...], *, pinned: bool) -> Tensor:

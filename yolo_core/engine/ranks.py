@@ -35,13 +35,17 @@ class Ranks:
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return tuple(value > 0 for value in shared.tolist())
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the mean over ranks of a floating tensor; all ranks must call it."""
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over ranks of a tensor; all ranks must call it."""
         if self.world_size == 1:
             return values
         total = values.clone()
         dist.all_reduce(total)
-        return total / self.world_size
+        return total
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean over ranks of a floating tensor; all ranks must call it."""
+        return self.sum(values) / self.world_size
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, in the order of ranks; all ranks must call it."""

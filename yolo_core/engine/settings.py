@@ -21,7 +21,7 @@ class TrainSettings:
         variant: model name, such as yolov5n.
         image_size: side of the training and validation images in pixels, a multiple of the largest stride.
         epochs: length of the whole run; the schedule ends with it.
-        batch_size: images per iteration over all ranks; a multiple of their number.
+        batch_size: images per iteration over all ranks; one for each at least.
         hyperparameters: the recipe.
         anchors: rows w, h, ... per level in pixels; None keeps the variant's (or the checkpoint's).
         pretrained: checkpoint to start from, as far as its entries match.
@@ -36,6 +36,8 @@ class TrainSettings:
         loader_threads: threads per rank that decode and augment.
         checkpoint_steps: also save the state after every so many iterations of an epoch; 0 saves it
             after epochs only.
+        sync_batch_norm: let batch norms see the images of all ranks, which then compute what one would with
+            the whole batch; needs GPUs, and means nothing to one rank.
     """
 
     variant: str
@@ -53,6 +55,7 @@ class TrainSettings:
     seed: int = 0
     loader_threads: int = 1
     checkpoint_steps: int = 0
+    sync_batch_norm: bool = False
 
     def check(self, world_size: int) -> None:
         """Raise `UsageError` for settings that cannot work together."""
@@ -63,8 +66,8 @@ class TrainSettings:
                 f"image_size {self.image_size} is not a multiple of {stride}, the largest stride of "
                 f"{self.variant}; use {lower} or {lower + stride}"
             )
-        if self.batch_size < 1 or self.batch_size % world_size:
-            raise UsageError(f"batch_size {self.batch_size} cannot be shared evenly by {world_size} workers")
+        if self.batch_size < world_size:
+            raise UsageError(f"batch_size {self.batch_size} leaves some of {world_size} workers without an image")
         if self.epochs < 1:
             raise UsageError(f"epochs must be at least 1, not {self.epochs}")
         layers = self.freeze if isinstance(self.freeze, tuple) else (self.freeze,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -69,10 +70,11 @@ class LossGains:
 
 
 class LossParts(NamedTuple):
-    """The loss of one batch, all scalars in float32.
+    """The loss of one batch, all scalars in float32 (float64 for levels in float64).
 
     ``total`` = (box + objectness + classification) * batch size and carries the gradient; the three terms are
-    detached, with their gains applied.
+    detached, with their gains applied. With several ranks these are one rank's shares: their sums over ranks
+    are those of the whole batch.
     """
 
     total: Tensor
@@ -82,7 +84,7 @@ class LossParts(NamedTuple):
 
 
 class _Picked(torch.autograd.Function):
-    """A level's matched rows and its objectness, float32; their gradient is written once, in its layout.
+    """A level's matched rows and its objectness, float32 or better; their gradient is written once, in its layout.
 
     Indexing gives the same figures, but each use fills a gradient of the level's whole size, adds it to the
     last and turns it back into the layout of the convolution: 6 % of a training step on a CPU.
@@ -93,7 +95,8 @@ class _Picked(torch.autograd.Function):
         """(B, A, H, W, 5 + nc) and four (n,) indices -> (n, 5 + nc), (B, A, H, W)."""
         ctx.save_for_backward(*cells)
         ctx.layout = level.shape, level.stride(), level.dtype
-        return level[cells].float(), level[..., 4].float()
+        dtype = torch.promote_types(level.dtype, torch.float32)
+        return level[cells].to(dtype), level[..., 4].to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -109,21 +112,32 @@ class _Picked(torch.autograd.Function):
 class DetectionLoss:
     """Compares a model's raw levels with the ground truth.
 
-    In distributed training gradients are averaged over ranks: the caller multiplies the total by the
-    world size.
+    The terms are means over matches and cells. Where ranks share a batch, each knows a part of them, and a
+    mean of the ranks' means is not the mean: ranks with few matches would count too much. So each divides its
+    sums by the numbers of the whole batch, and the gradients of the shares *add up* to those of one process
+    that has all of it. DDP averages them: the caller multiplies the total by the number of ranks.
     """
 
-    def __init__(self, model: DetectionModel, gains: LossGains) -> None:
-        """``model`` gives anchors and class count; its anchors are read anew at every call."""
+    def __init__(
+        self, model: DetectionModel, gains: LossGains, *, add_ranks: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """Prepare for a model.
+
+        Args:
+            model: gives anchors and class count; its anchors are read anew at every call.
+            gains: weights of the terms.
+            add_ranks: returns the sum over ranks of a small vector; None where there is one rank.
+        """
         self._head = model.detect
         self.gains = gains
+        self._add_ranks = add_ranks
         self._balance = _BALANCE[len(self._head.strides)]
 
     def __call__(self, raw: list[Tensor], targets: Tensor) -> LossParts:
-        """Compute the loss of one batch.
+        """Compute the loss of one batch, or this rank's share of it; all ranks must call it together.
 
         Args:
-            raw: per level (B, A, H, W, 5 + nc), as the model gives in training mode.
+            raw: per level (B, A, H, W, 5 + nc), as the model gives in training mode; B may be 0 with ranks.
             targets: (M, 6): image index, class, x, y, w, h normalised to 0..1; M may be 0.
         """
         # Sums over many cells: bfloat16 would round away most of the gradient.
@@ -138,18 +152,27 @@ class DetectionLoss:
             for level, m in zip(raw, matches, strict=True)
         ]
         answers = torch.cat([rows for rows, _ in picked])
-        # Each level's terms are means over its own matches: a row weighs 1 / (matches of its level).
         counts = [len(m) for m in matches]
-        weights = torch.cat([answers.new_full((n,), 1 / max(n, 1)) for n in counts])
+        *all_counts, batch = self._of_all_ranks([*counts, len(raw[0])], answers.device)
+        # Each level's terms are means over its own matches: a row weighs 1 / (matches of its level).
+        weights = torch.cat(
+            [answers.new_full((n,), 1 / max(total, 1)) for n, total in zip(counts, all_counts, strict=True)]
+        )
 
         overlap = self._overlap(answers, matches)
         box = ((1 - overlap) * weights).sum() * self.gains.box
         classification = self._classification(answers, matches, weights) * self.gains.cls
         aims = torch.split(overlap.detach().clamp(min=0), counts)
-        objectness = self._objectness([scores for _, scores in picked], matches, aims) * self.gains.obj
+        objectness = self._objectness([scores for _, scores in picked], matches, aims, batch) * self.gains.obj
 
-        total = (box + objectness + classification) * raw[0].shape[0]
+        total = (box + objectness + classification) * batch
         return LossParts(total, box.detach(), objectness.detach(), classification.detach())
+
+    def _of_all_ranks(self, numbers: list[int], device: torch.device) -> list[int]:
+        """Return the sums over ranks of this rank's numbers of matches and images."""
+        if self._add_ranks is None:
+            return numbers
+        return [int(n) for n in self._add_ranks(torch.tensor(numbers, device=device)).tolist()]
 
     @staticmethod
     def _overlap(answers: Tensor, matches: list[Matches]) -> Tensor:
@@ -169,14 +192,20 @@ class DetectionLoss:
         aims.scatter_(1, torch.cat([m.category for m in matches])[:, None], 1 - eps / 2)
         return (self._cross_entropy(scores, aims, self.gains.cls_pw).mean(1) * weights).sum()
 
-    def _objectness(self, levels: list[Tensor], matches: list[Matches], aims: tuple[Tensor, ...]) -> Tensor:
-        """Mean cross-entropy over (B, A, H, W) cells against the overlap in matched cells, 0 elsewhere."""
+    def _objectness(
+        self, levels: list[Tensor], matches: list[Matches], aims: tuple[Tensor, ...], batch: int
+    ) -> Tensor:
+        """Mean cross-entropy over the cells of all ``batch`` images against the overlap in matched cells.
+
+        ``levels`` holds (B, A, H, W) scores of this rank's images; cells without a match should say 0.
+        """
         total = levels[0].new_zeros(())
         for scores, m, aim, balance in zip(levels, matches, aims, self._balance, strict=True):
             _, anchors, height, width = scores.shape
             cell = ((m.image * anchors + m.anchor) * height + m.row) * width + m.column
             wanted = _scatter_last(cell, aim, scores.numel()).view(scores.shape)
-            total = total + self._cross_entropy(scores, wanted, self.gains.obj_pw).mean() * balance
+            losses = self._cross_entropy(scores, wanted, self.gains.obj_pw)
+            total = total + losses.sum() / (batch * anchors * height * width) * balance
         return total
 
     def _cross_entropy(self, scores: Tensor, aims: Tensor, positive_weight: float) -> Tensor:

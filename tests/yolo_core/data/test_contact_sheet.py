@@ -40,7 +40,7 @@ def test_boxes_are_drawn_where_they_are() -> None:
 def test_it_draws_rgb_pictures_as_bgr() -> None:
     image = torch.zeros((1, 3, 8, 8), dtype=torch.uint8)
     image[:, 0] = 200
-    batch = TrainBatch(images=image, targets=torch.zeros((0, 6)), paths=("x",))
+    batch = TrainBatch(images=image, targets=torch.zeros((0, 6)), paths=("x",), whole=1)
     assert contact_sheet([batch], [])[8, 8].tolist() == [0, 0, 200]
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from yolo_core.data.augment import NO_AUGMENTATION, Augmentation
 from yolo_core.data.cache import CacheSettings, build_cache
@@ -109,32 +111,40 @@ def test_an_epoch_is_taken_up_again_at_any_batch(samples: list[Sample]) -> None:
         loader.set_epoch(3, start_batch=6)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("count", [4, 7, 9, 16, 17, 18, 24])
-@pytest.mark.parametrize("batch", [4, 8])
+@given(st.integers(1, 24), st.integers(1, 12), st.integers(1, 6), st.integers(0, 3))
 def test_ranks_share_each_batch_without_repeats_or_gaps(
-    samples: list[Sample], world: int, count: int, batch: int
+    samples: list[Sample], count: int, batch: int, world: int, epoch: int
 ) -> None:
+    """Whatever the numbers: the batches are those of one process, and the ranks' parts make them up in order."""
+    assume(world <= min(batch, count))
     plain = replace(SETTINGS, batch_size=batch, augmentation=NO_AUGMENTATION, image_size=8)
-    ranks = [
-        list(TrainLoader(samples[:count], replace(plain, rank=rank, world_size=world)))
-        for rank in range(world)
-    ]
-    assert len({len(batches) for batches in ranks}) == 1
-    seen: list[str] = []
-    for parts in zip(*ranks, strict=True):
+
+    def batches(**ranks: int) -> list[TrainBatch]:
+        loader = TrainLoader(samples[:count], replace(plain, **ranks))
+        loader.set_epoch(epoch)
+        return list(loader)
+
+    alone = batches()
+    shared = [batches(rank=rank, world_size=world) for rank in range(world)]
+    for whole, *parts in zip(alone, *shared, strict=True):
         sizes = [len(part.images) for part in parts]
-        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
-        seen += [path for part in parts for path in part.paths]
-    assert sorted(seen) == sorted(str(sample.path) for sample in samples[:count])
+        assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1 <= sizes[0]
+        assert sum((part.paths for part in parts), ()) == whole.paths
+        assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+        assert {part.whole for part in parts} == {whole.whole} == {sum(sizes)}
+    paths = [path for whole in alone for path in whole.paths]
+    assert sorted(paths) == sorted(str(sample.path) for sample in samples[:count])
 
 
 def test_ranks_together_make_the_batches_of_one(samples: list[Sample]) -> None:
-    settings = replace(SETTINGS, batch_size=8)
-    ranks = [TrainLoader(samples, replace(settings, rank=rank, world_size=2)) for rank in range(2)]
+    """Augmented, too: an example's random numbers are its own, whichever rank makes it, and no other's."""
+    settings = replace(SETTINGS, batch_size=11)  # leaves two images for three ranks at the end
+    ranks = [TrainLoader(samples, replace(settings, rank=rank, world_size=3)) for rank in range(3)]
     for whole, *parts in zip(TrainLoader(samples, settings), *ranks, strict=True):
         assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
         assert torch.equal(whole.targets[:, 1:], torch.cat([part.targets[:, 1:] for part in parts]))
+        assert len({picture.tobytes() for picture in whole.images.numpy()}) == len(whole.images)
+    assert [len(part.images) for part in parts] == [1, 1, 0]
 
 
 def test_mosaic_can_be_closed(samples: list[Sample]) -> None:
