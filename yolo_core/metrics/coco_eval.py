@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,19 +114,27 @@ def check_results(
     """
     for number, row in enumerate(detections):
         try:
-            image, category, box, score = (row[key] for key in ("image_id", "category_id", "bbox", "score"))
-            finite = all(map(math.isfinite, (*box, score))) and len(box) == 4
-        except (KeyError, TypeError) as error:
+            x, y, width, height = row["bbox"]
+            image, category, total = (
+                row["image_id"],
+                row["category_id"],
+                x + y + width + height + row["score"],
+            )
+            fine = image in images and category in categories and total - total == 0  # inf and NaN do not
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"detection {number} is no COCO result ({type(error).__name__} {error}); it needs image_id, "
                 "category_id, bbox as x, y, width, height, and score"
             ) from None
+        if fine:
+            continue
         if image not in images:
             raise DataError(f"detections name image {image}, which {place} does not list")
         if category not in categories:
             raise DataError(f"detections name category {category}, which {place} does not list")
-        if not finite:
-            raise DataError(f"detection {number}, on image {image}: box {box} or score {score} is not finite")
+        raise DataError(
+            f"detection {number}, on image {image}: box {row['bbox']} or score {row['score']} is not finite"
+        )
 
 
 def _figures(precision: Floats, recall: Floats) -> CocoMetrics:
