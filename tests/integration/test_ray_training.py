@@ -26,6 +26,7 @@ from components.train.plan import make_plan
 from components.train.work import run
 from components.workspace import Workspace
 from yolo_core.data.coco import open_dataset
+from yolo_core.engine.epoch import TIMINGS
 from yolo_core.engine.train import Trainer
 from yolo_core.errors import NonFiniteLossError, UsageError
 from yolo_core.model.weights import load_checkpoint
@@ -216,7 +217,7 @@ def assert_as_without_ray(workspace: Path, folder: Path) -> None:
     with (workspace / "reports" / "train" / "yolov5n.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row, wanted in zip(rows, trainer.history, strict=True):
-        for key in wanted.keys() - {"epoch", "images_per_second", "seconds"}:
+        for key in wanted.keys() - TIMINGS - {"epoch"}:
             assert row[key] == f"{wanted[key]:.6g}", key
     for name in ("best.safetensors", "last.safetensors"):
         assert (workspace / "models" / "yolov5n" / name).read_bytes() == (folder / name).read_bytes()

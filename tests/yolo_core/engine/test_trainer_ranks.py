@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 from yolo_core.data.coco import open_dataset
 from yolo_core.engine.checkpoint import load_state
-from yolo_core.engine.epoch import Hooks, StepProgress
+from yolo_core.engine.epoch import TIMINGS, Hooks, StepProgress
 from yolo_core.engine.evaluate import EvalSettings, evaluate
 from yolo_core.engine.ranks import Ranks
 from yolo_core.engine.recipe import Hyperparameters
@@ -61,8 +61,7 @@ def weights_of(trainer: Trainer) -> torch.Tensor:
 
 
 def rows_of(trainer: Trainer) -> list[dict[str, float]]:
-    timed = {"images_per_second", "seconds"}
-    return [{key: value for key, value in row.items() if key not in timed} for row in trainer.history]
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in trainer.history]
 
 
 def check_equality(ranks: Ranks, dataset: Path, folder: Path) -> Trainer:
