@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from yolo_core.errors import UnreachableError
+from yolo_core.errors import UnreachableError, UsageError
 
 # Read by Ray's processes when they start, so they must be in the environment before Ray is.
 _ENVIRONMENT = {
@@ -25,6 +26,7 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 _CONNECT_SECONDS = 10.0
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ray": 10001}
 _OBJECT_STORE_BYTES = 128 * 1024**2
 _LONGEST_TEMP = 30
 """Ray's socket paths add about 65 characters to its temporary folder; the system allows 107."""
@@ -46,8 +48,7 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[None]:
     Raises:
         UnreachableError: no Ray answers at the address.
     """
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    prepare_environment()
     import ray
 
     if ray.is_initialized():
@@ -80,24 +81,57 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _connect(address: str, quiet: Mapping[str, Any]) -> None:
-    import ray
+def prepare_environment() -> None:
+    """Set what Ray reads when it is imported and when it starts, unless the user has set it."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
 
-    _check_answers(address)
+
+@contextmanager
+def ray_errors(address: str) -> Iterator[None]:
+    """Turn what Ray raises when it cannot be reached, or not like this, into errors of ours.
+
+    Raises:
+        UsageError: the cluster wants a token.
+        UnreachableError: there is no Ray at the address, or it fails to answer.
+    """
+    from ray.exceptions import AuthenticationError, RayError
+
     try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        yield
+    except AuthenticationError:
+        raise UsageError(
+            f"the Ray at train.ray_address {address} wants a token; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of its head"
+        ) from None
+    except (OSError, TimeoutError, RuntimeError, ValueError, RayError) as error:
         text = " ".join(str(error).split())[:160]
         raise UnreachableError(f"no Ray at train.ray_address {address}: {text}") from None
 
 
-def _check_answers(address: str) -> None:
-    """Try the address before Ray does: Ray itself goes on trying for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdigit():
+def _connect(address: str, quiet: Mapping[str, Any]) -> None:
+    import ray
+
+    check_answers(address)
+    with ray_errors(address):
+        ray.init(address=address, **quiet)
+
+
+def check_answers(address: str) -> None:
+    """Try an address before Ray does, which itself goes on trying for minutes.
+
+    Raises:
+        UnreachableError: no server listens there.
+    """
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        raise UsageError(f"train.ray_address {address} has no valid port; write it as HOST:PORT") from None
+    if port is None or parts.hostname is None:
         return  # "auto" and the like: Ray finds out
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise UnreachableError(
             f"no Ray at train.ray_address {address}: {error}; start it or set null to train on this machine"

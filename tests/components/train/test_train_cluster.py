@@ -27,7 +27,7 @@ def test_no_ray_at_the_address_is_unreachable_soon(prefix: str) -> None:
 
 @pytest.mark.parametrize("address", ["auto", "local"])
 def test_addresses_without_a_port_are_left_to_ray(address: str) -> None:
-    cluster._check_answers(address)
+    cluster.check_answers(address)
 
 
 def test_temporary_folder_is_short_enough_for_socket_paths(
