@@ -85,6 +85,9 @@ def run_stage(stage: Stage, options: Options) -> dict[str, Any]:
         tracking=tracking,
         run_id=_run_id(options, params),
     )
+    if str(getattr(config, "ray_address", None)).startswith(("http://", "https://")):
+        handed_over: dict[str, Any] = resolve("components.train.submit:hand_over")(request, options.workspace)
+        return handed_over
     if options.workspace.startswith(S3_SCHEME):
         from components.remote import run_remote
 
