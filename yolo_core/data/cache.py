@@ -166,10 +166,10 @@ def build_cache(
     Raises:
         DataError: an image cannot be read.
     """
-    plan = _lay_out(samples, settings)
+    plan = lay_out(samples, settings)
     if plan.bytes <= settings.memory_bytes:
         data = np.empty(plan.bytes, np.uint8)
-        _fill(data, plan, settings, progress)
+        fill(data, plan, settings, progress)
         return ImageCache(settings, "memory", data, plan.offsets)
     if settings.folder is not None:
         path = settings.folder / _file_name(plan, settings)
@@ -177,7 +177,7 @@ def build_cache(
             if plan.bytes > _room(settings.folder, settings.disk_bytes):
                 return no_cache(settings)
             _write_file(path, plan, settings, progress)
-        return ImageCache(settings, "disk", _mapped(path), plan.offsets)
+        return ImageCache(settings, "disk", mapped(path), plan.offsets)
     return no_cache(settings)
 
 
@@ -199,43 +199,46 @@ def spare_memory() -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Plan:
-    """Each different image once, where its pixels begin (by digest), and the length of them all."""
+class CachePlan:
+    """What goes where: each different image once, where its pixels begin (by digest), and their length."""
 
     samples: list[Sample]
     offsets: dict[str, int]
     bytes: int
 
 
-def _lay_out(samples: Sequence[Sample], settings: CacheSettings) -> _Plan:
+def lay_out(samples: Sequence[Sample], settings: CacheSettings) -> CachePlan:
+    """Return where the pixels of these images go; those without a digest have no place."""
     different = {sample.sha256: sample for sample in samples if sample.sha256}
     offsets, total = {}, 0
     for key, sample in different.items():
         width, height = fit_size(sample.width, sample.height, settings.image_size)
         offsets[key] = total
         total += width * height * 3
-    return _Plan(samples=list(different.values()), offsets=offsets, bytes=total)
+    return CachePlan(samples=list(different.values()), offsets=offsets, bytes=total)
 
 
-def _fill(
+def fill(
     data: NDArray[np.uint8],
-    plan: _Plan,
+    plan: CachePlan,
     settings: CacheSettings,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None = None,
+    part: slice = slice(None),
 ) -> None:
-    """Decode every image into its place; an error stops the rest."""
+    """Decode every image, or part of them, into its place in ``data``; an error stops the rest."""
+    samples = plan.samples[part]
 
     def decode(sample: Sample) -> None:
         pixels = decode_resized(sample, settings.image_size, smooth=settings.smooth).ravel()
         offset = plan.offsets[sample.sha256]
         data[offset : offset + len(pixels)] = pixels
 
-    for done, _ in enumerate(prefetched(decode, plan.samples, threads=settings.threads), 1):
+    for done, _ in enumerate(prefetched(decode, samples, threads=settings.threads), 1):
         if progress is not None:
-            progress(done, len(plan.samples))
+            progress(done, len(samples))
 
 
-def _file_name(plan: _Plan, settings: CacheSettings) -> str:
+def _file_name(plan: CachePlan, settings: CacheSettings) -> str:
     """Name a cache file by all that decides its bytes."""
     content = [_VERSION, settings.image_size, settings.smooth, list(plan.offsets.items())]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -250,7 +253,7 @@ def _room(folder: Path, budget: int) -> int:
     return min(budget - used, disk.free - disk.total // 10)
 
 
-def _mapped(path: Path) -> NDArray[np.uint8]:
+def mapped(path: Path) -> NDArray[np.uint8]:
     """Map a file; one that fits into spare memory is read now, in order, and not page by page when drawn.
 
     The pages stay the system's: all workers share them, and it takes them back when it needs memory.
@@ -264,7 +267,7 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def _write_file(
-    path: Path, plan: _Plan, settings: CacheSettings, progress: Callable[[int, int], None] | None
+    path: Path, plan: CachePlan, settings: CacheSettings, progress: Callable[[int, int], None] | None
 ) -> None:
     """Write a cache file whole or not at all, so that a file that is there can be trusted."""
     handle, name = tempfile.mkstemp(prefix=".images-", dir=path.parent)
@@ -272,7 +275,7 @@ def _write_file(
     scratch = Path(name)
     try:
         data = np.memmap(scratch, np.uint8, "w+", shape=(plan.bytes,))
-        _fill(data, plan, settings, progress)
+        fill(data, plan, settings, progress)
         data.flush()
         scratch.replace(path)
     finally:
