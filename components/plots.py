@@ -1,29 +1,36 @@
-"""Pictures that several stages draw: confusion, precision over recall, and boxes per class."""
+"""Pictures that several stages draw: what an evaluation found, and boxes per class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from yolo_core.metrics.average_precision import DetectionMetrics
+from yolo_core.metrics.average_precision import CONFIDENCES, DetectionMetrics
+from yolo_core.metrics.calibration import Reliability
+from yolo_core.metrics.error_breakdown import ErrorBreakdown
 
 matplotlib.use("Agg")  # no display on a server
+
+Curve = Literal["precision", "recall", "F1"]
 
 _MOST_NUMBERS, _MOST_LABELS = 30, 100  # classes; more do not fit
 _MOST_CURVES = 20
 _BAR = 0.22  # inches per class
 
 
-def plot_confusion(matrix: NDArray[Any], names: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix (nc + 1, nc + 1), rows predicted and columns true, by columns' shares.
+def plot_confusion(
+    matrix: NDArray[Any], names: Sequence[str], path: Path, *, normalised: bool = True
+) -> None:
+    """Draw a confusion matrix (nc + 1, nc + 1), rows predicted and columns true.
 
-    The last row holds what was missed, the last column what was found where nothing is.
+    The last row holds what was missed, the last column what was found where nothing is. Colours are shares of
+    the columns; so are the numbers if ``normalised``, else they are counts.
     """
     shares = matrix / np.maximum(matrix.sum(axis=0, keepdims=True), 1)
     labels = [*names, "background"]
@@ -32,15 +39,16 @@ def plot_confusion(matrix: NDArray[Any], names: Sequence[str], path: Path) -> No
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(labels) <= _MOST_NUMBERS:
-        for row, column in np.argwhere(shares >= 0.005):
+        shown = shares >= 0.005 if normalised else matrix > 0
+        for row, column in np.argwhere(shown):
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column, row, f"{shares[row, column]:.2f}", ha="center", va="center", fontsize=7, color=colour
-            )
+            text = f"{shares[row, column]:.2f}" if normalised else f"{matrix[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     if len(labels) <= _MOST_LABELS:
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="true", ylabel="predicted", title="confusion at confidence 0.25, IoU 0.45")
+    unit = "shares of what is true" if normalised else "counts"
+    axes.set(xlabel="true", ylabel="predicted", title=f"confusion at confidence 0.25, IoU 0.45: {unit}")
     figure.savefig(path, dpi=90)
 
 
@@ -59,6 +67,78 @@ def plot_precision_recall(metrics: DetectionMetrics, names: Sequence[str], path:
         figure.legend(loc="outside right upper", title="AP at IoU .5", fontsize=8)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="precision over recall")
     axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def plot_against_confidence(metrics: DetectionMetrics, names: Sequence[str], what: Curve, path: Path) -> None:
+    """Draw precision, recall or F1 over the confidence, at IoU .5: a line per class and their mean."""
+    curves = {"precision": metrics.precision_curve, "recall": metrics.recall_curve, "F1": metrics.f1_curve}
+    values = curves[what]
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axes = figure.subplots()
+    labelled = len(metrics.classes) <= _MOST_CURVES
+    for index, line in zip(metrics.classes.tolist(), values, strict=True):
+        label = names[index] if labelled else None
+        axes.plot(CONFIDENCES, line, linewidth=1, color=None if labelled else "0.8", label=label)
+    if len(metrics.classes):
+        mean, best = values.mean(0), metrics.best_index
+        at = f"{mean[best]:.3f} at {metrics.best_confidence:.3f}"
+        axes.plot(CONFIDENCES, mean, linewidth=3, color="black", label=f"all classes {at}")
+        axes.axvline(metrics.best_confidence, color="0.4", linestyle=":", label="best mean F1")
+        figure.legend(loc="outside right upper", fontsize=8)
+    axes.set(xlabel="confidence", ylabel=what, xlim=(0, 1), ylim=(0, 1.02), title=f"{what} over confidence")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def plot_calibration(curve: Reliability, errors: tuple[float, float], confidence: float, path: Path) -> None:
+    """Draw precision over score, and below it how many detections each bin holds.
+
+    Args:
+        curve: of all detections.
+        errors: expected calibration error, of all detections and of those from ``confidence`` on.
+        confidence: from which the detector would be used.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    held, width = curve.counts > 0, curve.edges[1] - curve.edges[0]
+    above.plot((0, 1), (0, 1), color="0.6", linestyle="--", label="scores mean what they say")
+    above.bar(curve.edges[:-1][held], curve.precision[held], width, align="edge", alpha=0.35)
+    above.plot(curve.score[held], curve.precision[held], marker="o", label="share that is right")
+    above.axvline(confidence, color="0.4", linestyle=":", label=f"best mean F1 ({confidence:.3f})")
+    above.set(ylabel="precision at IoU .5", xlim=(0, 1), ylim=(0, 1.02))
+    above.set_title(
+        f"calibration error {errors[0]:.3f} of all detections, {errors[1]:.3f} from the best F1 on",
+        fontsize=10,
+    )
+    above.legend(loc="upper left", fontsize=8)
+    below.bar(curve.edges[:-1], curve.counts, width, align="edge", edgecolor="white")
+    below.set(xlabel="score", ylabel="detections")
+    if curve.counts.any():
+        below.set_yscale("log")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def plot_errors(every: ErrorBreakdown, used: ErrorBreakdown, confidence: float, path: Path) -> None:
+    """Draw what AP each kind of error costs, and how often it occurs from a confidence on."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    costs, counts = figure.subplots(1, 2, sharey=True)
+    kinds = list(every.kinds)
+    losses = [every.kinds[kind].ap_loss for kind in kinds]
+    numbers = [used.kinds[kind].count for kind in kinds]
+    bars = costs.barh(kinds, losses, color="#b5544a")
+    costs.bar_label(bars, [f"{value:.3f}" for value in losses], padding=3, fontsize=9)
+    costs.set(title=f"AP at IoU .5 (now {every.ap50:.3f}) that fixing it would win", xlabel="AP")
+    bars = counts.barh(kinds, numbers, color="#4a7ab5")
+    counts.bar_label(bars, padding=3, fontsize=9)
+    counts.set(title=f"how many from confidence {confidence:.3f} on", xlabel="errors")
+    costs.invert_yaxis()
+    for axes in (costs, counts):
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=100)
 
 

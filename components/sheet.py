@@ -43,10 +43,10 @@ def write(image: Pixels, text: str, corner: tuple[int, int], colour: Colour) -> 
     cv2.putText(image, text, (x, y - base // 2 - 1), _FONT, _SIZE, (0, 0, 0), 1, cv2.LINE_AA)
 
 
-def sheet(tiles: Sequence[Pixels]) -> Pixels:
-    """Lay tiles of one shape out in a grid on white."""
+def sheet(tiles: Sequence[Pixels], columns: int | None = None) -> Pixels:
+    """Lay tiles of one shape out on white, in a square grid or in so many columns at most."""
     height, width = tiles[0].shape[:2]
-    columns = math.ceil(math.sqrt(len(tiles)))
+    columns = min(columns or math.ceil(math.sqrt(len(tiles))), len(tiles))
     rows = math.ceil(len(tiles) / columns)
     page: Pixels = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), 255, np.uint8)
     for number, tile in enumerate(tiles):

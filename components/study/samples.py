@@ -1,4 +1,4 @@
-"""A sheet of pictures with what was found in them, beside what is there."""
+"""Sheets of pictures with what was found in them beside what is there: a few of the split, and the worst."""
 
 from __future__ import annotations
 
@@ -8,63 +8,128 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from components.sheet import PAPER, Colour, fit, sheet, write
+from components.study.findings import Findings
 from yolo_core.data.coco import Sample
 from yolo_core.data.images import Pixels
 from yolo_core.data.preview import class_colour
 from yolo_core.engine.evaluate import Evaluation, Rows
+from yolo_core.metrics.coco_matching import NOTHING
+from yolo_core.metrics.error_breakdown import KINDS
 
-_TILE = 400  # pixels, both ways
-_GAP = 6
-_COLUMNS = 4
-_MOST = 12
+_SIDE = 400  # pixels, of the square that a picture is fitted into
+_GAP, _CAPTION = 4, 24
+_SAMPLES, _WORST = 12, 12
 _CONFIDENCE = 0.25
-_WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (114, 114, 114)
-_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.38
+_QUALITY = 90  # of JPEG
+_WHITE, _GREEN, _RED, _INK = (255, 255, 255), (90, 200, 90), (60, 60, 255), (30, 30, 30)  # BGR
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw_samples(evaluation: Evaluation, path: Path) -> None:
     """Draw up to twelve pictures, spread over the split: truth in white, detections above 0.25 in colour."""
     samples = evaluation.dataset.samples(evaluation.split)
     samples = [sample for sample in samples if sample.image_id in evaluation.rows]
-    chosen = np.linspace(0, len(samples) - 1, min(_MOST, len(samples))).round().astype(int)
-    columns = min(_COLUMNS, len(chosen))
-    step = _TILE + _GAP
-    sheet = np.full((-(-len(chosen) // columns) * step + _GAP, columns * step + _GAP, 3), 255, np.uint8)
-    for place, index in enumerate(chosen):
-        sample = samples[index]
-        top, left = _GAP + place // columns * step, _GAP + place % columns * step
-        tile = _tile(sample, evaluation.rows[sample.image_id], evaluation.dataset.names)
-        sheet[top : top + _TILE, left : left + _TILE] = tile
-    cv2.imwrite(str(path), sheet)
+    chosen = np.linspace(0, len(samples) - 1, min(_SAMPLES, len(samples))).round().astype(int)
+    names = evaluation.dataset.names
+    tiles = [_sample(samples[index], evaluation.rows[samples[index].image_id], names) for index in chosen]
+    _save(path, sheet(tiles, columns=4))
 
 
-def _tile(sample: Sample, rows: Rows, names: tuple[str, ...]) -> Pixels:
-    """Return one picture, fitted into a tile: (400, 400, 3) BGR."""
-    scale = _TILE / max(sample.width, sample.height)
-    width, height = max(round(sample.width * scale), 1), max(round(sample.height * scale), 1)
-    tile = np.full((_TILE, _TILE, 3), _GREY, np.uint8)
-    tile[:height, :width] = cv2.resize(sample.read_image(), (width, height), interpolation=cv2.INTER_AREA)
-    for box in sample.boxes * scale:
-        _rectangle(tile, box, _WHITE)
-    for row in rows[rows[:, 4] > _CONFIDENCE][::-1]:  # the best last, over the others
-        category = int(row[5])
-        colour = class_colour(category)
-        corner = _rectangle(tile, row[:4] * scale, colour)
-        _label(tile, f"{names[category]} {row[4]:.2f}", corner, colour)
+def draw_worst(findings: Findings, path: Path) -> list[dict[str, object]]:
+    """Draw up to twelve of the worst images, each twice: truth on the left, detections on the right.
+
+    What is missed is red on the left; what is right is green, what is wrong red with its kind on the right.
+    Returns what `worst` says of them; without an error nothing is drawn.
+    """
+    rows = worst(findings)[:_WORST]
+    by_id = {sample.image_id: place for place, sample in enumerate(findings.samples)}
+    kinds = _kinds_by_image(findings)
+    tiles = [_pair(findings, by_id[int(str(row["image_id"]))], kinds, _caption(row)) for row in rows]
+    if tiles:
+        _save(path, sheet(tiles, columns=2))
+    return rows
+
+
+def worst(findings: Findings) -> list[dict[str, object]]:
+    """Return a row for every image with an error from the best confidence on, the worst first.
+
+    An image weighs as much as it has missed truths, and the scores of its wrong detections.
+    """
+    kinds = _kinds_by_image(findings)
+    rows = []
+    for place, sample in enumerate(findings.samples):
+        wrong = kinds[place] != NOTHING
+        lost, score = len(findings.errors_used.missed[place]), float(findings.used(sample)[wrong, 4].sum())
+        if lost or wrong.any():
+            rows.append(
+                {
+                    "image_id": sample.image_id,
+                    "file": sample.path.name,
+                    "missed": lost,
+                    "wrong": int(wrong.sum()),
+                    "weight": round(lost + score, 6),
+                }
+            )
+    return sorted(rows, key=lambda row: -row["weight"])  # type: ignore[operator]
+
+
+def _kinds_by_image(findings: Findings) -> list[NDArray[np.int64]]:
+    """Per image (n,) the kind of each used detection as an index into `KINDS`; `NOTHING`: no error."""
+    counts = [len(findings.used(sample)) for sample in findings.samples]
+    kinds = np.full(sum(counts), NOTHING, np.int64)
+    kinds[findings.errors_used.rows] = findings.errors_used.row_kinds
+    return np.split(kinds, np.cumsum(counts)[:-1])
+
+
+def _pair(findings: Findings, place: int, kinds: list[NDArray[np.int64]], caption: str) -> Pixels:
+    """Draw one image twice, truth and detections, over a caption."""
+    sample, names = findings.samples[place], findings.evaluation.dataset.names
+    picture, scale = fit(sample.read_image(), _SIDE)
+    left, right = picture, picture.copy()
+    missed = set(findings.errors_used.missed[place].tolist())
+    for index, (box, category) in enumerate(zip(sample.boxes, sample.classes.tolist(), strict=True)):
+        label = f"{names[category]}{' missed' if index in missed else ''}"
+        crowd = bool(sample.crowd[index])
+        colour = _WHITE if crowd else _RED if index in missed else _GREEN
+        _draw(left, box * scale, colour, f"{names[category]} crowd" if crowd else label)
+    for row, kind in [*zip(findings.used(sample), kinds[place].tolist(), strict=True)][::-1]:
+        label = f"{names[int(row[5])]} {row[4]:.2f}"
+        said = "" if kind == NOTHING else f" {KINDS[kind]}"
+        _draw(right, row[:4] * scale, _GREEN if kind == NOTHING else _RED, label + said)
+    tile: Pixels = np.full((_SIDE + _CAPTION, 2 * _SIDE + _GAP, 3), PAPER, np.uint8)
+    height, width = picture.shape[:2]
+    tile[_CAPTION : _CAPTION + height, :width] = left
+    tile[_CAPTION : _CAPTION + height, _SIDE + _GAP : _SIDE + _GAP + width] = right
+    cv2.putText(tile, caption, (6, _CAPTION - 7), _FONT, 0.45, _INK, 1, cv2.LINE_AA)
     return tile
 
 
-def _rectangle(tile: Pixels, box: NDArray[np.floating], colour: tuple[int, int, int]) -> tuple[int, int]:
-    """Draw a box of xyxy; returns its top left corner."""
-    left, top, right, bottom = (round(float(value)) for value in box)
-    cv2.rectangle(tile, (left, top), (right, bottom), colour, 1)
-    return left, top
+def _caption(row: dict[str, object]) -> str:
+    return f"{str(row['file'])[-40:]}: {row['missed']} missed, {row['wrong']} wrong"
 
 
-def _label(tile: Pixels, text: str, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """Write on a filled strip above a corner, moved into the tile where it would leave it."""
-    (width, height), base = cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)
-    x = max(min(corner[0], _TILE - width), 0)
-    y = max(corner[1] - base, height + 1)
-    cv2.rectangle(tile, (x, y - height - 1), (x + width, y + base), colour, cv2.FILLED)
-    cv2.putText(tile, text, (x, y), _FONT, _FONT_SCALE, _BLACK, 1, cv2.LINE_AA)
+def _sample(sample: Sample, rows: Rows, names: tuple[str, ...]) -> Pixels:
+    """Draw one picture with truth and detections: (400, 400, 3) BGR."""
+    picture, scale = fit(sample.read_image(), _SIDE)
+    for box in sample.boxes:
+        _draw(picture, box * scale, _WHITE, "")
+    for row in rows[rows[:, 4] > _CONFIDENCE][::-1]:  # the best last, over the others
+        category = int(row[5])
+        _draw(picture, row[:4] * scale, class_colour(category), f"{names[category]} {row[4]:.2f}")
+    tile: Pixels = np.full((_SIDE, _SIDE, 3), PAPER, np.uint8)
+    tile[: picture.shape[0], : picture.shape[1]] = picture
+    return tile
+
+
+def _draw(picture: Pixels, box: NDArray[np.floating], colour: Colour, label: str) -> None:
+    """Draw a box of xyxy in pixels, and its label if it has one."""
+    # Far beyond the picture OpenCV's integers would overflow.
+    left, top, right, bottom = (round(float(min(max(value, -4096), 4096))) for value in box)
+    cv2.rectangle(picture, (left, top), (right, bottom), colour, 1)
+    if label:
+        write(picture, label, (left, top), colour)
+
+
+def _save(path: Path, picture: Pixels) -> None:
+    cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
