@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -115,6 +115,10 @@ def _convert(value: Any, where: str, hint: Any) -> Any:
         return _build(value, where, hint)
     if origin in (Union, types.UnionType):
         return _convert_union(value, where, hint)
+    if origin is Literal:
+        if value in get_args(hint):
+            return value
+        raise UsageError(f"params: {where} must be {_type_name(hint)}, not {value!r}")
     if origin is tuple:
         if not isinstance(value, list):
             raise UsageError(f"params: {where} must be a list, not {value!r}")
@@ -147,6 +151,8 @@ def _convert_union(value: Any, where: str, hint: Any) -> Any:
 
 
 def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
     return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 

@@ -26,7 +26,7 @@ from yolo_core.errors import DataError, GateError, UsageError, YoloError
 WORK: dict[str, tuple[str, str]] = {
     "dataset": ("components.dataset.config:DatasetConfig", "components.dataset.work:run"),
     "validate": ("components.validate.config:ValidateConfig", "components.validate.work:run"),
-    "train": ("components.train.config:TrainConfig", "components.train.work:run"),
+    "train": ("components.train.config:TrainParams", "components.train.work:run"),
     "study": ("components.study.config:StudyConfig", "components.study.study:run"),
     "compare": ("components.study.config:CompareConfig", "components.study.compare:run"),
     "export": ("components.export.config:ExportConfig", "components.export.work:run"),

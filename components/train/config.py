@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
 PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 BACKENDS = ("auto", "nccl", "gloo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How every variant is trained.
+class TrainParams:
+    """How every variant is trained, as params.yaml says it; `components.train.settle` replaces each auto.
 
     Attributes:
         preset: auto, or an exact recipe: v6.0-low, v6.0-scratch, v6.0-high, v6.0-finetune.
@@ -22,17 +24,23 @@ class TrainConfig:
             else the folder or s3:// address of a saved state, or of a finished model, to go on from.
         image_size: side of training and validation images in pixels, a multiple of the largest stride.
         epochs: length of the whole run.
-        batch_size: images per iteration over all workers, a multiple of their number.
-        workers: Ray Train workers, one process each; with ``min_workers`` the most there may be.
+        batch_size: images per iteration over all workers, a multiple of their number; auto: what memory
+            holds, measured, within the bounds of `yolo_core.engine.batch_size`.
+        workers: Ray Train workers, one process each; with ``min_workers`` the most there may be. auto: one
+            per GPU, else one.
         min_workers: train with as few while the cluster offers no more; null: always with ``workers``.
-        cpus_per_worker: cores of a worker; its compute threads, as far as this machine has them.
-        gpus_per_worker: 0 or 1.
+        cpus_per_worker: cores of a worker; its compute threads, as far as this machine has them. auto: an
+            even share of the cores.
+        gpus_per_worker: 0 or 1; auto: 1 where there are GPUs.
         placement: of the workers over the nodes: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD, as Ray has them.
         backend: of the workers' collectives: nccl (GPUs), gloo, or auto, which takes the one that fits.
         wait_minutes: how long to wait for nodes while the cluster is too small, as where they are added on
             demand; 0 says at once what is missing.
-        loader_threads: threads per worker that decode and augment.
+        loader_threads: threads per worker that decode and augment; auto: the worker's cores but one beside
+            a GPU, one on the CPU, where more would take cores from computing.
         precision: auto, fp32, bf16 or fp16.
+        optimizer: sgd (Nesterov) or adamw.
+        clip_norm: largest norm of the gradients of a step; null clips nothing.
         schedule: cosine or linear; null keeps the preset's.
         patience: epochs without a better fitness before stopping; 0 never stops early.
         seed: of weights, order and augmentation.
@@ -54,16 +62,18 @@ class TrainConfig:
     resume: str
     image_size: int
     epochs: int
-    batch_size: int
-    workers: int
+    batch_size: int | Auto
+    workers: int | Auto
     min_workers: int | None
-    cpus_per_worker: int
-    gpus_per_worker: int
+    cpus_per_worker: int | Auto
+    gpus_per_worker: int | Auto
     placement: str
     backend: str
     wait_minutes: float
-    loader_threads: int
+    loader_threads: int | Auto
     precision: str
+    optimizer: str
+    clip_norm: float | None
     schedule: str | None
     patience: int
     seed: int
@@ -98,40 +108,37 @@ class TrainConfig:
         for name in ("patience", "seed", "checkpoint_steps", "max_failures"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if self.gpus_per_worker not in (0, 1):
-            raise ValueError(f"gpus_per_worker must be 0 or 1, not {self.gpus_per_worker}")
-        self._check_workers()
+        if self.gpus_per_worker not in (0, 1, AUTO):
+            raise ValueError(f"gpus_per_worker must be 0, 1 or auto, not {self.gpus_per_worker}")
         if self.hflip is not None and not 0 <= self.hflip <= 1:
             raise ValueError(f"hflip must be in 0..1, not {self.hflip}")
         if not self.storage:
             raise ValueError("storage must name a folder or an s3:// address")
         if not self.resume:
             raise ValueError("resume must be auto, never, or a folder or address to go on from")
+        self._check_cluster()
+        if isinstance(self.batch_size, int) and isinstance(self.workers, int):
+            self._check_sizes(self.batch_size, self.workers)
 
-    def _check_workers(self) -> None:
+    def _check_sizes(self, batch_size: int, workers: int) -> None:
         if self.min_workers is None:
-            if self.batch_size % self.workers:
-                raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
-        elif not 1 <= self.min_workers <= self.workers <= self.batch_size:
+            if batch_size % workers:
+                raise ValueError(f"batch_size {batch_size} is not a multiple of workers {workers}")
+        elif not 1 <= self.min_workers <= workers <= batch_size:
             raise ValueError(
-                f"min_workers {self.min_workers}, workers {self.workers} and batch_size {self.batch_size} "
+                f"min_workers {self.min_workers}, workers {workers} and batch_size {batch_size} "
                 "must grow in this order, from 1 on"
             )
+
+    def _check_cluster(self) -> None:
         if self.placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {self.placement!r}")
         if self.backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
-        if self.backend == "nccl" and not self.gpus_per_worker:
+        if self.backend == "nccl" and self.gpus_per_worker == 0:
             raise ValueError("backend nccl needs GPUs; set gpus_per_worker to 1, or backend to auto")
         if self.wait_minutes < 0:
             raise ValueError(f"wait_minutes must not be negative, but is {self.wait_minutes}")
-
-    @property
-    def collectives(self) -> str:
-        """The backend of the process group, resolved: nccl or gloo."""
-        if self.backend != "auto":
-            return self.backend
-        return "nccl" if self.gpus_per_worker else "gloo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,3 +150,10 @@ class TrainConfig(TrainParams):
     cpus_per_worker: int
     gpus_per_worker: int
     loader_threads: int
+
+    @property
+    def collectives(self) -> str:
+        """The backend of the process group, resolved: nccl or gloo."""
+        if self.backend != "auto":
+            return self.backend
+        return "nccl" if self.gpus_per_worker else "gloo"

@@ -19,6 +19,7 @@ from yolo_core.engine.auto_recipe import (
     Start,
     choose_recipe,
     describe_data,
+    fit_adamw,
     fit_matching,
 )
 from yolo_core.engine.recipe import Hyperparameters, get_preset
@@ -103,8 +104,12 @@ def _recipe(
         recipe, reasons = choice.hyperparameters, choice.reasons
     else:
         recipe, reasons = get_preset(config.preset), (f"{config.preset} exactly, as params ask",)
-    asked = {"schedule": config.schedule, "fliplr": config.hflip}
+    asked = {"schedule": config.schedule, "fliplr": config.hflip, "clip_norm": config.clip_norm}
+    asked["optimizer"] = None if config.optimizer == recipe.optimizer else config.optimizer
     overrides = {key: value for key, value in asked.items() if value is not None} | dict(config.overrides)
+    if overrides.get("optimizer") == "adamw":
+        adapted = fit_adamw(recipe, overrides)
+        recipe, reasons = adapted.hyperparameters, (*reasons, *adapted.reasons)
     if overrides:
         shown = ", ".join(f"{key} {value}" for key, value in overrides.items())
         reasons = (*reasons, f"{shown}: set in params")

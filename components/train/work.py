@@ -9,7 +9,7 @@ from typing import Any
 
 from components.job import Job
 from components.train.cluster import ClusterSettings, ray_cluster
-from components.train.config import TrainConfig
+from components.train.config import TrainParams
 from components.train.plan import TrainPlan, make_plan
 from components.train.results import (
     draw_confusion,
@@ -19,12 +19,13 @@ from components.train.results import (
     write_models,
     write_report,
 )
+from components.train.settle import SETTLED, Settled, settle
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.train import BEST_FILE
 from yolo_core.errors import UsageError
 
 
-def run(config: TrainConfig, job: Job) -> dict[str, Any]:
+def run(params: TrainParams, job: Job) -> dict[str, Any]:
     """Train one variant; an interrupted training with the same plan goes on where it was.
 
     Raises:
@@ -36,9 +37,12 @@ def run(config: TrainConfig, job: Job) -> dict[str, Any]:
     if job.variant is None:
         raise UsageError("train needs a model variant; pass --variant yolov5n")
     dataset = open_dataset(job.path("data/dataset"))
+    storage = params.storage if "://" in params.storage else str(job.path(params.storage))
+    numbers = settle(params, job.variant, dataset, storage)
+    config = numbers.config
     plan = make_plan(config, job.variant, dataset, job.workspace.root)
-    _announce(plan, dataset, job)
-    storage = config.storage if "://" in config.storage else str(job.path(config.storage))
+    _announce(plan, numbers, dataset, job)
+    numbers.keep()
     cluster = ClusterSettings(
         address=config.ray_address,
         cpus=config.workers * config.cpus_per_worker,
@@ -54,12 +58,16 @@ def run(config: TrainConfig, job: Job) -> dict[str, Any]:
     return report
 
 
-def _announce(plan: TrainPlan, dataset: DetectionDataset, job: Job) -> None:
-    """Show why the recipe is as it is, and log all that was decided."""
+def _announce(plan: TrainPlan, numbers: Settled, dataset: DetectionDataset, job: Job) -> None:
+    """Show why the numbers and the recipe are as they are, and log all that was decided."""
+    for reason in numbers.reasons:
+        sys.stderr.write(f"scale: {reason}\n")
     for reason in plan.reasons:
         sys.stderr.write(f"recipe: {reason}\n")
     recipe = plan.settings.hyperparameters.as_dict()
     job.tracker.log_params({f"recipe.{key}": value for key, value in recipe.items()})
+    chosen = {key: getattr(numbers.config, key) for key in SETTLED}
+    job.tracker.log_params({f"settled.{key}": value for key, value in chosen.items()})
     job.tracker.set_tags({"train.reasons": "; ".join(plan.reasons), "train.fingerprint": plan.fingerprint})
     job.tracker.log_dataset(dataset.name, dataset.digest, str(dataset.root), "training")
 

@@ -7,7 +7,7 @@ with 10 classes the class loss weighs an eighth of what it should.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,6 +122,26 @@ def fit_matching(recipe: Hyperparameters, needed: float) -> RecipeChoice:
         f"all but a hundredth of the boxes have an anchor within a ratio of {needed:.2f}, "
         f"and scaling shrinks them to {1 - recipe.scale:g} at most",
         anchor_t=round(min(recipe.anchor_t, max(needed / (1 - recipe.scale), TIGHTEST_MATCH)), 2),
+    )
+    return RecipeChoice(hyperparameters=choice.hyperparameters, reasons=tuple(choice.reasons))
+
+
+def fit_adamw(recipe: Hyperparameters, keep: Collection[str]) -> RecipeChoice:
+    """Give a recipe that was made for SGD the rates that AdamW needs; keys in ``keep`` stay as they are.
+
+    A step of AdamW moves each weight by about the rate, however large the gradient: a loss that is summed
+    over more or fewer images needs no other rate, and SGD's rates would tear the weights apart.
+    """
+    wanted = {
+        "lr0": round(min(recipe.lr0, PRESETS["v6.0-scratch"].lr0) / 10, 6),
+        "weight_decay": round(recipe.weight_decay * 10, 6),
+        "warmup_bias_lr": 0.0,
+    }
+    choice = _Draft(replace(recipe, optimizer="adamw"), [])
+    choice.change(
+        "AdamW moves each weight by about lr0 a step, so it gets a tenth of SGD's rate, ten times the decay "
+        "that goes with it, and biases that warm up like the rest",
+        **{key: value for key, value in wanted.items() if key not in keep},
     )
     return RecipeChoice(hyperparameters=choice.hyperparameters, reasons=tuple(choice.reasons))
 

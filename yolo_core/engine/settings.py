@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ class TrainSettings:
                 f"{self.variant}; use {lower} or {lower + stride}"
             )
         if self.batch_size < world_size:
-            raise UsageError(f"batch_size {self.batch_size} leaves some of {world_size} workers without an image")
+            raise UsageError(
+                f"batch_size {self.batch_size} leaves some of {world_size} workers without an image"
+            )
         if self.epochs < 1:
             raise UsageError(f"epochs must be at least 1, not {self.epochs}")
         layers = self.freeze if isinstance(self.freeze, tuple) else (self.freeze,)
@@ -85,6 +88,14 @@ def augmentation_of(recipe: Hyperparameters) -> Augmentation:
         return Augmentation(**{item.name: getattr(recipe, item.name) for item in fields(Augmentation)})
     except ValueError as error:
         raise UsageError(f"hyperparameters: {error}") from None
+
+
+def largest_side(variant: str, image_size: int, *, multi_scale: bool) -> int:
+    """Return the side in pixels of a training's largest images (`yolo_core.engine.train.batch_side`)."""
+    if not multi_scale:
+        return image_size
+    stride = max(get_variant(variant).strides)
+    return math.floor(1.5 * image_size / stride) * stride
 
 
 def settings_document(settings: TrainSettings) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_layers_are_frozen_by_index_or_name(
     ("freeze", "message"),
     [
         (25, "freeze = 25 freezes the whole model"),
-        (tuple(range(11)) + ("model",), "freezes the whole model"),
+        ((*tuple(range(11)), "model"), "freezes the whole model"),
         (("modle.3",), "no parameters at 'modle.3'; name a layer"),
         ((0, 25), "no parameters at 'model.25'"),
         (("model.1.con",), "no parameters at 'model.1.con'"),

@@ -1,4 +1,4 @@
-"""AdamW and gradient clipping: each step against a loop written with torch alone, and across interruptions."""
+"""AdamW and gradient clipping: steps against a loop written with torch alone, and across interruptions."""
 
 from __future__ import annotations
 
