@@ -19,7 +19,7 @@ matplotlib.use("Agg")  # no display on a server
 
 Curve = Literal["precision", "recall", "F1"]
 
-_MOST_NUMBERS, _MOST_LABELS = 30, 100  # classes; more do not fit
+_MOST_NUMBERS, _MOST_LABELS = 30, 100  # classes; more do not fit in full size, or at all
 _MOST_CURVES = 20
 _BAR = 0.22  # inches per class
 
@@ -38,13 +38,12 @@ def plot_confusion(
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(labels) <= _MOST_NUMBERS:
-        shown = shares >= 0.005 if normalised else matrix > 0
-        for row, column in np.argwhere(shown):
+    if len(labels) <= _MOST_LABELS:
+        small = 7 if len(labels) <= _MOST_NUMBERS else 4.5
+        for row, column in np.argwhere(shares >= 0.005 if normalised else matrix > 0):
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = f"{shares[row, column]:.2f}" if normalised else f"{matrix[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    if len(labels) <= _MOST_LABELS:
+            axes.text(column, row, text, ha="center", va="center", fontsize=small, color=colour)
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
     unit = "shares of what is true" if normalised else "counts"

@@ -15,14 +15,21 @@ from yolo_core.data.images import Pixels
 from yolo_core.data.preview import class_colour
 from yolo_core.engine.evaluate import Evaluation, Rows
 from yolo_core.metrics.coco_matching import NOTHING
-from yolo_core.metrics.error_breakdown import KINDS
+from yolo_core.metrics.error_breakdown import KINDS, Kind
 
-_SIDE = 400  # pixels, of the square that a picture is fitted into
+_SIDE, _PAIR_SIDE = 400, 480  # pixels, of the square that a picture is fitted into
 _GAP, _CAPTION = 4, 24
 _SAMPLES, _WORST = 12, 12
 _CONFIDENCE = 0.25
 _QUALITY = 90  # of JPEG
 _WHITE, _GREEN, _RED, _INK = (255, 255, 255), (90, 200, 90), (60, 60, 255), (30, 30, 30)  # BGR
+_SHORT: dict[Kind, str] = {
+    "localisation": "loc",
+    "class": "cls",
+    "both": "both",
+    "duplicate": "dup",
+    "background": "bkg",
+}
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -39,14 +46,17 @@ def draw_samples(evaluation: Evaluation, path: Path) -> None:
 def draw_worst(findings: Findings, path: Path) -> list[dict[str, object]]:
     """Draw up to twelve of the worst images, each twice: truth on the left, detections on the right.
 
-    What is missed is red on the left; what is right is green, what is wrong red with its kind on the right.
-    Returns what `worst` says of them; without an error nothing is drawn.
+    What is missed is red on the left, what is wrong on the right, with its kind; the rest is green, a crowd
+    white.
+    Returns what `worst` says of all images; without an error nothing is drawn.
     """
-    rows = worst(findings)[:_WORST]
+    rows = worst(findings)
     by_id = {sample.image_id: place for place, sample in enumerate(findings.samples)}
-    kinds = _kinds_by_image(findings)
-    tiles = [_pair(findings, by_id[int(str(row["image_id"]))], kinds, _caption(row)) for row in rows]
-    if tiles:
+    kinds, shown = _kinds_by_image(findings), rows[:_WORST]
+    pairs = [_pair(findings, by_id[int(str(row["image_id"]))], kinds) for row in shown]
+    if pairs:
+        height = max(picture.shape[0] for picture, _ in pairs)
+        tiles = [_pair_tile(pair, height, _caption(row)) for pair, row in zip(pairs, shown, strict=True)]
         _save(path, sheet(tiles, columns=2))
     return rows
 
@@ -82,25 +92,30 @@ def _kinds_by_image(findings: Findings) -> list[NDArray[np.int64]]:
     return np.split(kinds, np.cumsum(counts)[:-1])
 
 
-def _pair(findings: Findings, place: int, kinds: list[NDArray[np.int64]], caption: str) -> Pixels:
-    """Draw one image twice, truth and detections, over a caption."""
+def _pair(findings: Findings, place: int, kinds: list[NDArray[np.int64]]) -> tuple[Pixels, Pixels]:
+    """Draw one image twice: with its truth, and with what was found."""
     sample, names = findings.samples[place], findings.evaluation.dataset.names
-    picture, scale = fit(sample.read_image(), _SIDE)
-    left, right = picture, picture.copy()
+    left, scale = fit(sample.read_image(), _PAIR_SIDE)
+    right = left.copy()
     missed = set(findings.errors_used.missed[place].tolist())
-    for index, (box, category) in enumerate(zip(sample.boxes, sample.classes.tolist(), strict=True)):
-        label = f"{names[category]}{' missed' if index in missed else ''}"
-        crowd = bool(sample.crowd[index])
-        colour = _WHITE if crowd else _RED if index in missed else _GREEN
-        _draw(left, box * scale, colour, f"{names[category]} crowd" if crowd else label)
-    for row, kind in [*zip(findings.used(sample), kinds[place].tolist(), strict=True)][::-1]:
-        label = f"{names[int(row[5])]} {row[4]:.2f}"
-        said = "" if kind == NOTHING else f" {KINDS[kind]}"
-        _draw(right, row[:4] * scale, _GREEN if kind == NOTHING else _RED, label + said)
-    tile: Pixels = np.full((_SIDE + _CAPTION, 2 * _SIDE + _GAP, 3), PAPER, np.uint8)
-    height, width = picture.shape[:2]
-    tile[_CAPTION : _CAPTION + height, :width] = left
-    tile[_CAPTION : _CAPTION + height, _SIDE + _GAP : _SIDE + _GAP + width] = right
+    # Only what is wrong is written on: the names of the rest would hide it.
+    for index in sorted(range(len(sample.boxes)), key=missed.__contains__):
+        name = names[int(sample.classes[index])] if index in missed else ""
+        colour = _WHITE if sample.crowd[index] else _RED if index in missed else _GREEN
+        _draw(left, sample.boxes[index] * scale, colour, name)
+    found = [*zip(findings.used(sample), kinds[place].tolist(), strict=True)]
+    for row, kind in sorted(found, key=lambda pair: (pair[1] != NOTHING, pair[0][4])):
+        wrong = kind != NOTHING
+        label = f"{names[int(row[5])]} {row[4]:.2f} {_SHORT[KINDS[kind]]}" if wrong else ""
+        _draw(right, row[:4] * scale, _RED if wrong else _GREEN, label)
+    return left, right
+
+
+def _pair_tile(pair: tuple[Pixels, Pixels], height: int, caption: str) -> Pixels:
+    """Lay two pictures beside each other under a caption."""
+    tile: Pixels = np.full((height + _CAPTION, 2 * _PAIR_SIDE + _GAP, 3), PAPER, np.uint8)
+    for picture, start in zip(pair, (0, _PAIR_SIDE + _GAP), strict=True):
+        tile[_CAPTION : _CAPTION + picture.shape[0], start : start + picture.shape[1]] = picture
     cv2.putText(tile, caption, (6, _CAPTION - 7), _FONT, 0.45, _INK, 1, cv2.LINE_AA)
     return tile
 
