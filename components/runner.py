@@ -83,7 +83,7 @@ def run_stage(stage: Stage, options: Options) -> dict[str, Any]:
         config=config,
         params=params,
         tracking=tracking,
-        run_id=_run_id(options, params),
+        run_id=pipeline_run_id(options, params),
     )
     if str(getattr(config, "ray_address", None)).startswith(("http://", "https://")):
         handed_over: dict[str, Any] = resolve("components.train.submit:hand_over")(request, options.workspace)
@@ -247,7 +247,7 @@ def _check_variant(stage: Stage, variant: str | None, params: Mapping[str, Any])
     return get_variant(variant).name
 
 
-def _run_id(options: Options, params: Mapping[str, Any]) -> str:
+def pipeline_run_id(options: Options, params: Mapping[str, Any]) -> str:
     """Return the pipeline run's id: given, from the environment, or one that follows from what is run.
 
     The last lets the stages of one ``dvc repro``, which are separate processes, share a parent run.
