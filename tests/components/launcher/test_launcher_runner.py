@@ -262,17 +262,17 @@ def test_an_unknown_section_in_the_file_is_named(
 def test_run_id_follows_from_what_is_run(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
     options = runner.Options(params=Path("params.yaml"), workspace=".")
-    first = runner._run_id(options, params)
-    assert first == runner._run_id(options, json.loads(json.dumps(params)))
+    first = runner.pipeline_run_id(options, params)
+    assert first == runner.pipeline_run_id(options, json.loads(json.dumps(params)))
     assert first.startswith("local-")
-    assert first == runner._run_id(options, {**params, "tracking": {"uri": "http://other"}})
-    assert first != runner._run_id(options, {**params, "variants": ["yolov5s"]})
+    assert first == runner.pipeline_run_id(options, {**params, "tracking": {"uri": "http://other"}})
+    assert first != runner.pipeline_run_id(options, {**params, "variants": ["yolov5s"]})
     elsewhere = runner.Options(params=Path("params.yaml"), workspace="/")
-    assert first != runner._run_id(elsewhere, params)
+    assert first != runner.pipeline_run_id(elsewhere, params)
     monkeypatch.setenv("PIPELINE_RUN_ID", "from-outside")
-    assert runner._run_id(options, params) == "from-outside"
+    assert runner.pipeline_run_id(options, params) == "from-outside"
     with pytest.raises(UsageError, match="may not be empty"):
-        runner._run_id(runner.Options(params=Path("p"), workspace=".", run_id=" "), params)
+        runner.pipeline_run_id(runner.Options(params=Path("p"), workspace=".", run_id=" "), params)
 
 
 def test_orchestrator_and_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
