@@ -57,11 +57,21 @@ class CompareConfig:
     Attributes:
         metric: the plot's vertical axis and what makes a point the best: map (built-in, .5:.95), map50,
             coco_ap or coco_ap50 (the official COCO evaluation).
+        resamples: of the images, by which intervals are found.
+        level: share of the resamples within an interval.
+        seed: of the resamples.
     """
 
     metric: str
+    resamples: int
+    level: float
+    seed: int
 
     def __post_init__(self) -> None:
-        """Refuse an unknown metric."""
+        """Refuse values out of range."""
+        if self.resamples < 1 or not 0 < self.level < 1:
+            raise ValueError(
+                f"resamples must be 1 or more and level lie in 0..1, got {self.resamples} and {self.level}"
+            )
         if self.metric not in METRICS:
             raise ValueError(f"metric is {self.metric!r}; choose one of {', '.join(METRICS)}")
