@@ -52,7 +52,7 @@ def run(config: CompareConfig, job: Job) -> dict[str, Any]:
     plot_study(reports, config.metric, plot)
     winners = best_rows(rows, config.metric)
     title = f"Study of {reports[0]['dataset']}: accuracy and speed over image sizes"
-    html.write_text(page(title, facts_of(reports), plot, rows, winners.values()), encoding="utf-8")
+    html.write_text(page((title, facts_of(reports)), plot, rows, winners.values()), encoding="utf-8")
     best = {variant: rows[index] for variant, index in winners.items()}
     for tracker in (job.tracker, job.tracker.parent):
         for path in (plot, html, table):

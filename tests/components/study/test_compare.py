@@ -172,7 +172,8 @@ const heads = ROWS[0].map(() => ({
   firstChild: {addEventListener(kind, call) { this.click = call; }},
 }));
 const body = {rows, append(...sorted) { this.rows = sorted; }};
-global.document = {querySelector: () => ({querySelectorAll: () => heads, tBodies: [body]})};
+const table = {querySelectorAll: () => heads, tBodies: [body]};
+global.document = {querySelectorAll: () => [table]};
 { SCRIPT }
 for (const column of CLICKS) heads[column].firstChild.click();
 const order = body.rows.map(row => row.cells[0].dataset.value);

@@ -1,0 +1,255 @@
+"""From the names on a command line to models with their detections.
+
+A name is a run in MLflow, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, a folder that ``val`` wrote,
+or whatever else `components.study.subject` opens: a checkpoint, an export, an artifact of a run. Of models,
+stored detections on the dataset are looked for by digest; without any the model is evaluated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.store import TrackingConfig, connect, mlflow_errors
+from components.study.config import StudyConfig
+from components.study.contrast import Contestant
+from components.study.stored import DETECTIONS, TAG_MODEL, Stored, find_results, read_folder, read_run
+from yolo_core.data.coco import DetectionDataset, open_dataset
+from yolo_core.data.quarantine import without
+from yolo_core.errors import DataError, UsageError, YoloError
+from yolo_core.metrics.coco_matching import CocoMatches, coco_matches
+
+REGISTRY, RUNS = "models:/", "runs:/"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """On what the models are compared.
+
+    Attributes:
+        folders: datasets; models without stored detections are evaluated on the first.
+        split: of it.
+        image_size: longest side in pixels; None: as stored, else as trained.
+        across: also compare what was measured on other images.
+        settings: how models are evaluated.
+        tracking, root: which MLflow, and the workspace.
+    """
+
+    folders: tuple[Path, ...]
+    split: str
+    image_size: int | None
+    across: bool
+    settings: StudyConfig
+    tracking: TrackingConfig
+    root: Path
+
+
+@dataclass(kw_only=True)
+class Entrants:
+    """Gathers contestants under the same terms; data and connection are opened once, when needed."""
+
+    terms: Terms
+    _datasets: list[DetectionDataset] = field(default_factory=list)
+    _documents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    _connection: Any = None
+
+    def all(self, names: Sequence[str]) -> list[Contestant]:
+        """Return a contestant per name, once all names are known to mean something.
+
+        Raises:
+            UsageError: a name means nothing, has no detections, or was measured on other images.
+            DataError: a dataset or stored detections are broken, or detections name unknown images.
+            UnreachableError: MLflow does not answer.
+        """
+        if not self.terms.folders:
+            raise UsageError("name a dataset folder with --data")
+        self._datasets = [open_dataset(folder) for folder in self.terms.folders]
+        planned = [(name, *self._stored(name)) for name in names]
+        self._check_places([(name, stored) for name, _, stored in planned if stored is not None])
+        return [
+            self._evaluated(name, label) if stored is None else self._read(name, label, stored)
+            for name, label, stored in planned
+        ]
+
+    def _stored(self, name: str) -> tuple[str, Stored | None]:
+        """Return a name's label and its stored result; None if the model is to be evaluated."""
+        path = Path(name)
+        if name.startswith(REGISTRY):
+            return self._registered(name)
+        if (path / DETECTIONS).is_file():
+            return self._sized(name, read_folder(path))
+        if name.startswith(RUNS):
+            return name, None
+        if path.exists():
+            from yolo_core.export.files import digest_of
+
+            return name, self._found(digest_of(path)) if self._has_store() else None
+        if "/" in name or path.suffix:
+            raise UsageError(f"no model and no folder at {name}; check the path")
+        stored = read_run(self._client(), name)
+        return self._sized(stored.place.removeprefix("run "), stored)
+
+    def _sized(self, label: str, stored: Stored) -> tuple[str, Stored]:
+        wanted = self.terms.image_size
+        if wanted not in (None, stored.image_size):
+            raise UsageError(
+                f"{label} was measured at {stored.image_size} px, not {wanted}; leave --image-size out, or "
+                "name the model itself to have it evaluated"
+            )
+        return label, stored
+
+    def _registered(self, name: str) -> tuple[str, Stored | None]:
+        client = self._client()
+        model, at, alias = name.removeprefix(REGISTRY).partition("@")
+        with mlflow_errors(str(client.tracking_uri), missing=f"no model at {name}"):
+            if at:
+                version = client.get_model_version_by_alias(model, alias)
+            else:
+                version = client.get_model_version(*_name_and_version(name))
+        label = f"{version.name} v{version.version}" + (f" ({alias})" if at else "")
+        digest = version.tags.get(TAG_MODEL)
+        return label, self._found(digest) if digest else None
+
+    def _found(self, model_digest: str) -> Stored | None:
+        """Return the latest stored result of a model that fits the terms, if there is one."""
+        home, terms = self._datasets[0], self.terms
+        images = len(home.samples(terms.split))
+        for stored in find_results(self._client(), terms.tracking.experiment, model_digest, home.digest):
+            sized = terms.image_size in (None, stored.image_size)
+            if stored.split == terms.split and sized and (stored.images or images) >= images:
+                return stored
+        return None
+
+    def _check_places(self, stored: Sequence[tuple[str, Stored]]) -> None:
+        """Refuse results on other images than the home's, unless told, and on those that are not here."""
+        home = self._datasets[0]
+        known = {dataset.digest for dataset in self._datasets}
+        for name, one in stored:
+            if not self.terms.across and (one.dataset_digest, one.split) != (home.digest, self.terms.split):
+                raise UsageError(
+                    f"{name} was measured on other images: {one.split} of {one.dataset_digest[:19]}, not "
+                    f"{self.terms.split} of {home.digest[:19]} ({home.root}); name that dataset with --data "
+                    "and --split, or compare all the same with --across-datasets"
+                )
+            if one.dataset_digest not in known:
+                raise UsageError(
+                    f"{name} was measured on dataset {one.dataset_digest[:19]}, which no --data names; add "
+                    "its folder, as truths are needed"
+                )
+
+    def _read(self, name: str, label: str, stored: Stored) -> Contestant:
+        dataset = next(each for each in self._datasets if each.digest == stored.dataset_digest)
+        samples = len(dataset.samples(stored.split))
+        if stored.images is not None and stored.images < samples:
+            raise DataError(
+                f"{name} was measured on {stored.images} images, but {stored.split} has {samples} now, as "
+                "fewer are set aside; evaluate it again"
+            )
+        found = [
+            row for row in stored.detections if row["image_id"] not in self._set_aside(dataset, stored.split)
+        ]
+        return Contestant(
+            label=label,
+            source=name,
+            how=f"stored in {stored.place}",
+            variant=stored.variant,
+            model_digest=stored.model_digest,
+            dataset=dataset.name,
+            dataset_digest=dataset.digest,
+            split=stored.split,
+            names=ordered_names(dataset),
+            image_size=stored.image_size,
+            settings=stored.settings,
+            matches=self._matches(name, dataset, stored.split, found),
+            reported=stored.reported,
+            timing=stored.timing,
+        )
+
+    def _evaluated(self, name: str, label: str) -> Contestant:
+        """Open a model and evaluate it on the first dataset."""
+        from components.study.subject import open_subject
+        from yolo_core.engine.evaluate import evaluate
+
+        terms, dataset = self.terms, self._datasets[0]
+        config = terms.settings
+        subject = open_subject(name, device=config.device, tracking=terms.tracking, root=terms.root)
+        subject.check_classes(dataset)
+        settings = evaluation_settings(config, subject, terms.image_size)
+        _log.info("evaluating %s on %s, %d px", label, terms.split, settings.image_size)
+        evaluation = evaluate(subject.model, dataset, terms.split, settings)
+        return Contestant(
+            label=label,
+            source=name,
+            how="evaluated for this comparison",
+            variant=subject.variant,
+            model_digest=subject.digest,
+            dataset=dataset.name,
+            dataset_digest=dataset.digest,
+            split=terms.split,
+            names=ordered_names(dataset),
+            image_size=evaluation.image_size,
+            settings={"confidence": config.confidence, "iou": config.iou, "augment": config.augment},
+            matches=self._matches(name, dataset, terms.split, evaluation.detections),
+            reported={"map": evaluation.metrics.map, "map50": evaluation.metrics.map50},
+            timing=None,
+        )
+
+    def _matches(
+        self, name: str, dataset: DetectionDataset, split: str, found: Sequence[dict[str, Any]]
+    ) -> CocoMatches:
+        key = (dataset.digest, split)
+        if key not in self._documents:
+            self._documents[key] = without(dataset.annotations(split), dataset.excluded)
+        try:
+            return coco_matches(self._documents[key], found)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+
+    def _set_aside(self, dataset: DetectionDataset, split: str) -> set[int]:
+        """Ids of the images of a split that are set aside."""
+        if not dataset.excluded:
+            return set()
+        listed = dataset.annotations(split)["images"]
+        return {image["id"] for image in listed if f"images/{image['file_name']}" in dataset.excluded}
+
+    def _client(self) -> Any:
+        if self._connection is None:
+            self._connection = connect(self.terms.tracking, self.terms.root, create=False)
+        return self._connection
+
+    def _has_store(self) -> bool:
+        """Whether stored results can be looked for; a checkpoint needs no MLflow."""
+        try:
+            self._client()
+        except YoloError as error:
+            _log.info("stored detections are not looked for: %s", error)
+            return False
+        return True
+
+
+def evaluation_settings(config: StudyConfig, subject: Any, image_size: int | None) -> Any:
+    """Return how a model is evaluated, by the params' study section."""
+    from yolo_core.engine.evaluate import EvalSettings
+    from yolo_core.metrics.nms import NmsSettings
+
+    nms = NmsSettings(confidence=config.confidence, iou=config.iou, multi_label=True)
+    precision = config.precision if subject.format == "checkpoint" else "fp32"  # exports have their own
+    base = EvalSettings(batch_size=config.batch_size, nms=nms, precision=precision, augment=config.augment)
+    return subject.settings(image_size, base)
+
+
+def ordered_names(dataset: DetectionDataset) -> tuple[str, ...]:
+    """Return the class names in the order of their category ids, as matches count classes."""
+    pairs = sorted(zip(dataset.category_ids, dataset.names, strict=True))
+    return tuple(name for _, name in pairs)
+
+
+def _name_and_version(name: str) -> tuple[str, str]:
+    model, slash, version = name.removeprefix(REGISTRY).rpartition("/")
+    if not slash or not version.isdigit():
+        raise UsageError(f"{name} must be models:/NAME@ALIAS or models:/NAME/VERSION")
+    return model, version

@@ -1,0 +1,181 @@
+"""What earlier evaluations left: the detections with the report that says of what model, on what data.
+
+Such a result is a folder, or a run in MLflow, with ``detections.json`` (COCO results) and beside it a report:
+JSON with the dataset's digest and split, as the study and ``val`` write it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.store import mlflow_errors
+from components.study.contrast import Timing
+from yolo_core.errors import DataError, UsageError
+
+DETECTIONS = "detections.json"
+TAG_MODEL = "model.digest"
+_TAG_PARENT, _TAG_DATASET = "mlflow.parentRunId", "dataset.digest"
+_NEEDED = ("dataset_digest", "split")
+_REPORTED = ("map", "map50")
+_SETTINGS = ("confidence", "iou", "augment")
+_MOST = 20  # runs of one model on one dataset that are looked at, the latest first
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stored:
+    """A stored result: report fields as `components.study.contrast.Contestant` has them, and the detections.
+
+    ``images`` is how many images were looked at; None where the report does not say.
+    """
+
+    place: str
+    variant: str
+    model_digest: str
+    dataset_digest: str
+    split: str
+    image_size: int
+    images: int | None
+    settings: Mapping[str, Any]
+    reported: Mapping[str, float]
+    timing: Timing | None
+    detections: list[dict[str, Any]]
+
+
+def read_folder(folder: Path, place: str = "") -> Stored:
+    """Read a result from a folder.
+
+    Raises:
+        UsageError: there is none, or no report says what it is of.
+        DataError: its files are broken.
+    """
+    place = place or str(folder)
+    detections = folder / DETECTIONS
+    if not detections.is_file():
+        raise UsageError(f"{place} has no {DETECTIONS}; evaluate the model with `python -m components val`")
+    for path in sorted(folder.glob("*.json")):
+        report = {} if path.name == DETECTIONS else _read(path)
+        if isinstance(report, dict) and all(key in report for key in _NEEDED):
+            return _stored(report, _results(detections), place)
+    raise UsageError(f"{place} has {DETECTIONS} but no report that names dataset_digest and split beside it")
+
+
+def read_run(client: Any, run_id: str) -> Stored:
+    """Read the result of a run, or of the one child of a pipeline's run that has one.
+
+    Raises:
+        UsageError: there is no such run, or none, or several of its children have a result.
+        UnreachableError: MLflow does not answer.
+    """
+    uri = str(client.tracking_uri)
+    with mlflow_errors(uri, missing=f"no run {run_id!r}"):
+        run = client.get_run(run_id)
+    with mlflow_errors(uri):
+        if _folder_of(client, run_id) is not None:
+            return _download(client, run)
+        query = f"tags.`{_TAG_PARENT}` = '{run_id}'"
+        children = client.search_runs([run.info.experiment_id], query, max_results=1000)
+        holding = [child for child in children if _folder_of(client, child.info.run_id) is not None]
+        if len(holding) == 1:
+            return _download(client, holding[0])
+    if holding:
+        named = ", ".join(f"{child.info.run_name} {child.info.run_id}" for child in holding)
+        raise UsageError(f"run {run_id} holds {len(holding)} runs with detections; name one of {named}")
+    raise UsageError(
+        f"run {run_id} ({run.info.run_name}) has no {DETECTIONS}; name a run of study or val, or the model"
+    )
+
+
+def find_results(client: Any, experiment: str, model_digest: str, dataset_digest: str) -> Iterator[Stored]:
+    """Yield what is stored of a model on a dataset, the latest first; runs are found by their tags."""
+    with mlflow_errors(str(client.tracking_uri)):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return
+        query = f"tags.`{TAG_MODEL}` = '{model_digest}' and tags.`{_TAG_DATASET}` = '{dataset_digest}'"
+        runs = client.search_runs(
+            [found.experiment_id], query, order_by=["start_time DESC"], max_results=_MOST
+        )
+        for run in runs:
+            if _folder_of(client, run.info.run_id) is not None:
+                yield _download(client, run)
+
+
+def _folder_of(client: Any, run_id: str) -> str | None:
+    """Return the folder of a run's artifacts, one level deep at most, that holds detections."""
+    listed = client.list_artifacts(run_id)
+    if any(item.path == DETECTIONS for item in listed):
+        return ""
+    for item in listed:
+        inside = client.list_artifacts(run_id, item.path) if item.is_dir else []
+        if any(each.path == f"{item.path}/{DETECTIONS}" for each in inside):
+            return str(item.path)
+    return None
+
+
+def _download(client: Any, run: Any) -> Stored:
+    run_id = run.info.run_id
+    folder = _folder_of(client, run_id) or ""
+    with tempfile.TemporaryDirectory(prefix="stored-") as scratch:
+        for item in client.list_artifacts(run_id, folder or None):
+            if not item.is_dir and item.path.endswith(".json"):
+                client.download_artifacts(run_id, item.path, scratch)
+        return read_folder(Path(scratch, folder), f"run {run.info.run_name} ({run_id})")
+
+
+def _stored(report: Mapping[str, Any], detections: list[dict[str, Any]], place: str) -> Stored:
+    """Read a study's report at its best size, or a report on one size."""
+    try:
+        size = int(report["best"]["image_size"] if "best" in report else report["image_size"])
+        points = report.get("points", [report])
+        point = next(point for point in points if int(point["image_size"]) == size)
+        about = {**_dict(report.get("model")), **report}
+        figures = {**_dict(report.get("built_in")), **point}
+        images = point.get("images")
+        return Stored(
+            place=place,
+            variant=str(about.get("variant", "unknown")),
+            model_digest=str(about.get("model_digest", "unknown")),
+            dataset_digest=str(report["dataset_digest"]),
+            split=str(report["split"]),
+            image_size=size,
+            images=None if images is None else int(images),
+            settings={key: value for key, value in _dict(report.get("settings")).items() if key in _SETTINGS},
+            reported={key: float(figures[key]) for key in _REPORTED if figures.get(key) is not None},
+            timing=Timing.of(point, report),
+            detections=detections,
+        )
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise DataError(
+            f"the report of {place} is broken ({type(error).__name__} {error}); evaluate the model again"
+        ) from None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _results(path: Path) -> list[dict[str, Any]]:
+    found = _read(path)
+    if not isinstance(found, list) or not all(_is_result(row) for row in found):
+        raise DataError(f"{path.name} is no list of COCO results (image_id, category_id, bbox, score)")
+    return found
+
+
+def _is_result(row: Any) -> bool:
+    try:
+        numbers: Iterable[Any] = (*row["bbox"], row["score"], row["image_id"], row["category_id"])
+        return len(row["bbox"]) == 4 and all(isinstance(value, (int, float)) for value in numbers)
+    except (KeyError, TypeError):
+        return False
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name} cannot be read ({error}); evaluate the model again") from None
