@@ -34,6 +34,10 @@ STAGE_HELP = {
 }
 COMMANDS = {
     "all": ("components.everything:run_all", "run every stage in order"),
+    "compare-models": (
+        "components.study.compare_models:compare_models",
+        "runs, registered versions or checkpoints side by side, with intervals",
+    ),
     "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
     "rollback": ("components.promote.command:rollback", "swap champion and previous"),
     "predict": ("components.predict.command:predict", "draw a model's detections on images"),
@@ -176,8 +180,8 @@ def _preview(options: argparse.Namespace) -> int:
 
 
 def _overview() -> str:
-    names = [f"  {name:10}{text}" for name, text in STAGE_HELP.items()]
-    names += ["", "commands:"] + [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
+    names = [f"  {name:16}{text}" for name, text in STAGE_HELP.items()]
+    names += ["", "commands:"] + [f"  {name:16}{text}" for name, (_, text) in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="python -m components",
         usage="python -m components NAME [options]; NAME --help lists them",
