@@ -137,7 +137,7 @@ class StageRequest:
             commit=git_commit(),
         )
         store_root = Path.cwd() if workspace.is_remote else workspace.root
-        with open_run(self.tracking, store_root, identity) as tracker:
+        with open_run(self.tracking, store_root, identity, lasting=not workspace.is_remote) as tracker:
             tracker.log_params(_flatten(asdict(self.config), self.stage.name))
             job = Job(
                 stage=self.stage.name,

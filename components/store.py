@@ -10,6 +10,7 @@ import fcntl
 import http.client
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_FIRST_CALLS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+_RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_ENVIRONMENT_TURN = threading.RLock()
 _TIMEOUT_SECONDS = 7.0
 _QUICK_SECONDS = 2.0
 _GATEWAY_ERRORS = (502, 503, 504)  # a proxy answers in place of the server
@@ -242,16 +244,21 @@ def mlflow_errors(uri: str, *, missing: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def few_retries() -> Iterator[None]:
-    """Let the first calls fail soon. Later ones keep MLflow's patience: a training must survive a restart."""
-    before = {key: os.environ.get(key) for key in _FIRST_CALLS}
-    os.environ.update({key: before[key] or value for key, value in _FIRST_CALLS.items()})
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
+def few_retries(*, seconds: int = 15) -> Iterator[None]:
+    """Let calls of MLflow fail soon, after one retry of at most so many seconds; what the user set stays.
+
+    MLflow reads both from the environment at each call, so blocks in several threads take turns.
+    """
+    ours = {_RETRIES: "1", _TIMEOUT: str(seconds)}
+    with _ENVIRONMENT_TURN:
+        before = {key: os.environ.get(key) for key in ours}
+        os.environ.update({key: before[key] or value for key, value in ours.items()})
+        try:
+            yield
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
 
 
 @contextmanager

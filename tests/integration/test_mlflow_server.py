@@ -107,12 +107,12 @@ def test_a_run_with_all_it_can_hold(server: str, tmp_path: Path) -> None:
 
 def test_a_parent_that_was_made_twice_becomes_one(server: str, tmp_path: Path) -> None:
     """The loser of a race finds an older parent right after it made its own, and takes it."""
-    from components import tracking
+    from components.tracking import runs, tags
 
     with open_at(server, tmp_path, "train", "raced") as tracker:
         client: Any = tracker._client
     experiment = client.get_run(tracker.run_id).info.experiment_id
-    keys = {tracking.TAG_RUN: "raced", tracking.TAG_ROLE: "pipeline"}
+    keys = {tags.TAG_RUN: "raced", tags.TAG_ROLE: "pipeline"}
 
     class Racing:
         """The client as the slower stage sees it: its first search comes too early."""
@@ -126,8 +126,8 @@ def test_a_parent_that_was_made_twice_becomes_one(server: str, tmp_path: Path) -
             self.searches += 1
             return [] if self.searches == 1 else client.search_runs(*args, **kwargs)
 
-    assert tracking._find_or_create(Racing(), experiment, "raced", keys, {}) == tracker.parent_run_id
-    assert len(client.search_runs([experiment], f"tags.`{tracking.TAG_RUN}` = 'raced'")) == 2  # parent, child
+    assert runs._find_or_create(Racing(), experiment, "raced", keys, {}) == tracker.parent_run_id
+    assert len(client.search_runs([experiment], f"tags.`{tags.TAG_RUN}` = 'raced'")) == 2  # parent, child
 
 
 def test_a_server_that_hangs_is_noticed_soon(
