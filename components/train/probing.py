@@ -25,8 +25,8 @@ from yolo_core.engine.settings import largest_side
 from yolo_core.errors import YoloError
 
 Probe = Callable[[ProbeRequest], Readings]
-_PLACES = frozenset(
-    [
+_PLACES = {
+    *(
         "batch_size",
         "resume",
         "storage",
@@ -34,15 +34,9 @@ _PLACES = frozenset(
         "checkpoint_steps",
         "keep_checkpoints",
         "max_failures",
-        "placement",
-        "backend",
-        "wait_minutes",
-        "min_workers",
-        "workers",
-        "cpus_per_worker",
-        "loader_threads",
-    ]
-)
+    ),
+    *("placement", "backend", "wait_minutes", "min_workers", "workers", "cpus_per_worker", "loader_threads"),
+}
 """Keys of the section that say where, by how many and how safely a training runs, not what it is."""
 
 

@@ -36,7 +36,8 @@ STEPS_PER_EPOCH = 16
 LEAST = 2
 """Images per worker: batch norms need more than one."""
 _BOXES = 8  # per image: the loss takes little beside the layers
-_SECONDS = 3.0  # after which no further batch is tried on a CPU
+_SURE = 3  # batches that are tried whatever they cost: a line needs points
+_SECONDS = 4.0  # of computing, after which no further batch is tried on a CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ def probe(request: ProbeRequest, report: Callable[[int, int], None] | None = Non
 
     Run it in a process of its own: on a CPU the peak of the whole process is what is read, and a GPU's memory
     is not wholly given back. Stops at ``most``, before a batch that would not fit, or on a CPU after
-    three seconds.
+    three batches and four seconds of computing.
 
     Args:
         request: what will be trained.
@@ -129,7 +130,7 @@ def probe(request: ProbeRequest, report: Callable[[int, int], None] | None = Non
     meter = _CudaMeter() if device.type == "cuda" else _CpuMeter(request.sharers)
     step = _build_step(request, device)
     taken: dict[int, int] = {}
-    batch, started = LEAST, time.monotonic()
+    batch, started = LEAST, time.process_time()  # a busy machine must not change what is found
     while batch <= request.most and expected_bytes(taken or {batch: 0}, batch) <= meter.budget:
         try:
             _take_steps(step, request, batch)
@@ -138,7 +139,8 @@ def probe(request: ProbeRequest, report: Callable[[int, int], None] | None = Non
         taken[batch] = meter.peak()
         if report is not None:
             report(batch, taken[batch])
-        if device.type == "cpu" and time.monotonic() - started > _SECONDS:
+        spent = time.process_time() - started
+        if device.type == "cpu" and len(taken) >= _SURE and spent > _SECONDS:
             break
         batch *= 2
     return Readings(budget=meter.budget, taken=taken)
