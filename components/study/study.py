@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from components.job import Job
 from components.plots import plot_confusion, plot_precision_recall
 from components.study.config import StudyConfig
-from components.study.plots import total_ms
+from components.study.environment import describe_environment
+from components.study.fan import measure_here, measure_on_ray, missing_tasks
+from components.study.measure import Bench, kept_or_measured, measure_accuracy, measure_times, open_bench
+from components.study.points import Points
 from components.study.samples import draw_samples
-from components.study.subject import Subject, open_subject
+from components.study.subject import open_subject
+from components.study.table import release_table
 from yolo_core.data.coco import DetectionDataset, open_dataset
-from yolo_core.engine.evaluate import EvalSettings, Evaluation, Speed, evaluate, measure_speed
-from yolo_core.errors import DataError, UsageError
-from yolo_core.metrics.nms import NmsSettings
+from yolo_core.engine.evaluate import Evaluation, judge
+from yolo_core.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
 _COCO_VAL_IMAGES = 5000
 _COCO_LAST_ID, _COCO_CLASSES = 90, 80
+# What of the configuration says how a point was measured; the rest says which points, where and by whom.
+_SETTINGS = ("batch_size", "confidence", "iou", "precision", "augment", "timed_images")
 
 
 def run(config: StudyConfig, job: Job) -> dict[str, Any]:
-    """Measure one variant at every size; write ``reports/study/V.json`` and log it.
+    """Study the weights that the train stage wrote for the job's variant; see `study_model`.
 
     Raises:
         UsageError: no variant was named, its weights are missing, or they were trained on other classes.
@@ -41,76 +41,111 @@ def run(config: StudyConfig, job: Job) -> dict[str, Any]:
     """
     if job.variant is None:
         raise UsageError("study needs a model variant; pass --variant yolov5n")
-    subject, dataset = _prepare(config, job)
-    job.tracker.log_dataset(dataset.name, dataset.digest, str(dataset.root), "evaluation")
-    points: list[dict[str, Any]] = []
-    best: Evaluation | None = None
-    for size in sorted({subject.usable(size) for size in config.image_sizes}):
-        evaluation, speed = _measure(subject, dataset, config, size)
-        points.append(_point(evaluation, speed))
-        _log_point(job, points[-1])
-        if best is None or evaluation.metrics.map > best.metrics.map:
-            best = evaluation
-    assert best is not None  # the configuration has one size at least
-    report = _report(subject, config, job.variant, points, best)
-    path = job.path("reports/study/{variant}.json")
+    weights = trained_weights(job.workspace.root, job.variant)
+    return study_model(config, job, str(weights))
+
+
+def trained_weights(root: Path, variant: str) -> Path:
+    """Return where a workspace has a variant's weights; raise `UsageError` where it has none."""
+    weights = root / "models" / variant / "best.safetensors"
+    if not weights.is_file():
+        command = f"python -m components train --variant {variant}"
+        raise UsageError(f"no weights at {weights}; run `{command}` first")
+    return weights
+
+
+def study_model(config: StudyConfig, job: Job, source: str) -> dict[str, Any]:
+    """Measure a model at every size; write ``reports/study/V.json`` and ``.txt``, and log them.
+
+    Accuracies come first, on Ray workers if there are several; the times after them, alone. What an earlier
+    run has measured is not measured again.
+
+    Args:
+        config: what to measure.
+        job: whose variant names the reports.
+        source: of the model, as `components.study.subject.open_subject` takes it.
+
+    Raises:
+        UsageError: the model cannot be opened, or knows other classes than the dataset.
+        DataError: the dataset is broken, or the split is absent or has no boxes.
+        UnreachableError: Ray does not answer, or a point cannot be kept.
+    """
+    bench = open_bench(
+        open_subject(source, device=config.device, root=job.workspace.root),
+        open_dataset(job.path("data/dataset")),
+        config,
+    )
+    _log_subject(job, bench)
+    store = Points(job.path(config.storage))
+    _fill(bench, source, store)
+    points = [_point(bench, store, size) for size in bench.sizes]
+    for point in points:
+        _log_point(job, point)
+    best = best_evaluation(bench, store, points)
+    report = _report(bench, str(job.variant), points, best)
+    path, table = job.path("reports/study/{variant}.json"), job.path("reports/study/{variant}.txt")
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    job.tracker.log_artifact(path)
+    table.write_text(release_table(report), encoding="utf-8")
+    for file in (path, table):
+        job.tracker.log_artifact(file)
     _log_pictures(job, best)
     job.tracker.log_metrics({f"best.{key}": report["best"][key] for key in ("image_size", "map50", "map")})
     return {"report": str(path), "best": report["best"], "points": len(points)}
 
 
-def _prepare(config: StudyConfig, job: Job) -> tuple[Subject, DetectionDataset]:
-    """Open dataset and weights, and find what does not fit before anything is measured."""
-    dataset = open_dataset(job.path("data/dataset"))
-    if not any(len(sample.boxes) for sample in dataset.samples(config.split)):
-        raise DataError(f"split {config.split!r} of {dataset.name} has no boxes to measure against")
-    weights = job.path("models/{variant}/best.safetensors")
-    if not weights.is_file():
-        command = f"python -m components train --variant {job.variant}"
-        raise UsageError(f"no weights at {weights}; run `{command}` first")
-    subject = open_subject(str(weights), device=config.device)
-    subject.check_classes(dataset)
-    return subject, dataset
+def is_coco_val(dataset: DetectionDataset, split: str) -> bool:
+    """Whether a split is, by its classes and size, the one that published figures of COCO are about."""
+    classes = (len(dataset.category_ids), max(dataset.category_ids))
+    return classes == (_COCO_CLASSES, _COCO_LAST_ID) and dataset.splits[split].images == _COCO_VAL_IMAGES
 
 
-def _measure(
-    subject: Subject, dataset: DetectionDataset, config: StudyConfig, size: int
-) -> tuple[Evaluation, Speed]:
-    """Evaluate the whole split at one size, then time some of it."""
-    base = EvalSettings(
-        batch_size=config.batch_size,
-        nms=NmsSettings(confidence=config.confidence, iou=config.iou, multi_label=True),
-        precision=config.precision,
-        augment=config.augment,
+def best_evaluation(bench: Bench, store: Points, points: list[dict[str, Any]]) -> Evaluation:
+    """Return the evaluation of the best point, from the detections that were kept; of equals the smaller."""
+    size = int(max(points, key=lambda point: float(point["map"]))["image_size"])
+    key = bench.accuracy_key(size)
+    rows = store.rows(key)
+    if rows is None:
+        values, rows = measure_accuracy(bench, size)
+        store.put(key, values, rows)
+    return judge(bench.dataset, bench.config.split, size, rows)
+
+
+def _fill(bench: Bench, source: str, store: Points) -> None:
+    """Measure the accuracies that are missing."""
+    tasks = missing_tasks(bench, source, store)
+    kept = len(bench.sizes) - len(tasks)
+    if kept:
+        _log.info("study %s: %d of %d accuracies are known", bench.subject.title, kept, len(bench.sizes))
+    if len(tasks) < 2 or bench.config.workers < 2:
+        measure_here(bench, tasks, store)
+        return
+    for error in measure_on_ray(tasks, bench.config, store).values():
+        raise error
+
+
+def _point(bench: Bench, store: Points, size: int) -> dict[str, Any]:
+    """Return one row of the study: fractions in 0..1, milliseconds per image."""
+    accuracy = store.get(bench.accuracy_key(size))
+    assert accuracy is not None  # `_fill` left none out
+    times = kept_or_measured(store, bench.times_key(size), lambda: measure_times(bench, size))
+    return {"image_size": size, **accuracy, **times}
+
+
+def _log_subject(job: Job, bench: Bench) -> None:
+    """Log what is measured on what, as an input and as tags to filter runs by."""
+    dataset, subject, config = bench.dataset, bench.subject, bench.config
+    job.tracker.log_dataset(dataset.name, dataset.digest, str(dataset.root), "evaluation")
+    job.tracker.set_tags(
+        {
+            "dataset.name": dataset.name,
+            "model.digest": subject.digest,
+            "model.format": subject.format,
+            "study.variant": str(job.variant),
+            "study.split": config.split,
+            "study.device": subject.device,
+            "study.precision": config.precision,
+        }
     )
-    settings = subject.settings(size, base)
-    images = dataset.splits[config.split].images
-    title = f"study {subject.title} {size} px"
-    with tqdm(total=images, desc=title, unit="image", file=sys.stderr, disable=None) as bar:
-        evaluation = evaluate(subject.model, dataset, config.split, settings, progress=bar.update)
-    speed = measure_speed(subject.model, dataset, config.split, settings, images=config.timed_images)
-    return evaluation, speed
-
-
-def _point(evaluation: Evaluation, speed: Speed) -> dict[str, Any]:
-    """One row of the study: fractions in 0..1, milliseconds per image."""
-    metrics, coco = evaluation.metrics, evaluation.coco()
-    values = {
-        "map50": metrics.map50,
-        "map": metrics.map,
-        "precision": metrics.precision,
-        "recall": metrics.recall,
-        "coco_ap": coco.ap,
-        "coco_ap50": coco.ap50,
-        "preprocess_ms": speed.preprocess_ms,
-        "inference_ms": speed.inference_ms,
-        "inference_p95_ms": speed.inference.p95,
-        "nms_ms": speed.nms_ms,
-    }
-    rounded = {key: round(value, 6) for key, value in values.items()}
-    return {"image_size": evaluation.image_size, **rounded, "images": len(evaluation.rows)}
 
 
 def _log_point(job: Job, point: Mapping[str, Any]) -> None:
@@ -123,26 +158,25 @@ def _log_point(job: Job, point: Mapping[str, Any]) -> None:
         size,
         point["map50"],
         point["map"],
-        total_ms(point),
+        point["total_ms"],
     )
 
 
-def _report(
-    subject: Subject, config: StudyConfig, variant: str, points: list[dict[str, Any]], best: Evaluation
-) -> dict[str, Any]:
+def _report(bench: Bench, variant: str, points: list[dict[str, Any]], best: Evaluation) -> dict[str, Any]:
     """Return the contents of reports/study/V.json."""
-    dataset, metrics = best.dataset, best.metrics
-    settings = {key: value for key, value in asdict(config).items() if key not in ("split", "image_sizes")}
+    dataset, subject, metrics = bench.dataset, bench.subject, best.metrics
+    config = asdict(bench.config)
     return {
         "variant": variant,
+        "model": subject.variant,
         **subject.facts,
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
-        "coco_val2017": is_coco_val(dataset, config.split),
-        "split": config.split,
+        "coco_val2017": is_coco_val(dataset, bench.config.split),
+        "split": bench.config.split,
         "classes": len(dataset.names),
-        "settings": {**settings, "device": subject.device},
-        "environment": _environment(subject.device),
+        "settings": {**{key: config[key] for key in _SETTINGS}, "device": subject.device},
+        "environment": describe_environment(subject.device, subject.format),
         "points": points,
         "best": {
             "image_size": best.image_size,
@@ -152,32 +186,6 @@ def _report(
         },
         "per_class": metrics.per_class(dataset.names),
     }
-
-
-def is_coco_val(dataset: DetectionDataset, split: str) -> bool:
-    """Whether a split is, by its classes and size, the one that published figures of COCO are about."""
-    classes = (len(dataset.category_ids), max(dataset.category_ids))
-    return classes == (_COCO_CLASSES, _COCO_LAST_ID) and dataset.splits[split].images == _COCO_VAL_IMAGES
-
-
-def _environment(device: str) -> dict[str, Any]:
-    """Say on what the times were measured."""
-    environment: dict[str, Any] = {
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    if device == "cuda":
-        environment["gpu"] = torch.cuda.get_device_name()
-    return environment
-
-
-def _cpu_name() -> str:
-    """Return the processor's name: Linux keeps it where `platform` does not look."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _log_pictures(job: Job, best: Evaluation) -> None:
