@@ -15,7 +15,7 @@ from components.study.contrast_plots import (
     plot_speed,
 )
 from components.study.page import SORT, STYLE, Cell, sortable
-from yolo_core.metrics.bootstrap import Difference, Interval
+from yolo_core.metrics.bootstrap import FEWEST_IMAGES, Difference, Interval
 
 STYLE_CONTRAST = (
     STYLE
@@ -25,6 +25,8 @@ STYLE_CONTRAST = (
   td.lose { background: var(--bad); color: var(--bad-ink); }
   td.undecided { color: var(--quiet); }
   svg.plot { display: block; width: 100%; max-width: 60rem; min-width: 36rem; height: auto; }
+  table.sortable th { white-space: normal; min-width: 4.5rem; vertical-align: bottom; }
+  h1, li { overflow-wrap: anywhere; }
   p.flag { border-left: .3rem solid #e8a600; padding-left: .7rem; }
   p.rule { color: var(--quiet); max-width: 60rem; }
 """
@@ -67,9 +69,7 @@ def contrast_body(result: Contrast) -> str:
     for each in others:
         label = each.contestant.label
         parts += [_plot(plot_classes(result, each), f"Differences by class of {label}")]
-    if len(result.names) > MOST_CLASSES:
-        parts += [f"<p>The plot shows the {MOST_CLASSES} classes that differ most, the table all.</p>"]
-    parts += [_classes(result)]
+    parts += [f"<p>{_classes_told(result)}</p>", _classes(result)]
     return "\n".join(parts)
 
 
@@ -136,14 +136,29 @@ def _times(result: Contrast) -> str:
     return f'<p class="rule">{_escape(" ".join(lines))}</p>'
 
 
+def _classes_told(result: Contrast) -> str:
+    told = [
+        "Green wins, red loses, grey is undecided; hollow are classes that fewer than "
+        f"{FEWEST_IMAGES} images hold."
+    ]
+    if sum(count > 0 for count in result.boxes) > MOST_CLASSES:
+        told.append(f"The plot shows the {MOST_CLASSES} classes that differ most, the table all.")
+    unseen = [name for name, count in zip(result.names, result.boxes, strict=True) if not count]
+    if unseen:
+        told.append(f"No image holds {', '.join(unseen)}.")
+    return _escape(" ".join(told))
+
+
 def _classes(result: Contrast) -> str:
     others = [standing for standing in result.standings if standing.difference]
     heads = ["class", "images", "boxes", *(f"{each.contestant.label}: AP, %" for each in result.standings)]
     for each in others:
-        heads += [f"{each.contestant.label}: to first", "better in", "verdict"]
+        heads += [f"{each.contestant.label}: AP to first", "better in", "verdict"]
     rows = []
     for index, name in enumerate(result.names):
         images, boxes = result.images[index], result.boxes[index]
+        if not boxes:
+            continue
         row = [Cell(name, name), Cell(str(images), images), Cell(str(boxes), boxes)]
         row += [_value(each.intervals.class_ap[index]) for each in result.standings]
         for each in others:

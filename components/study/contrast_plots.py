@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.study.contrast import Contrast, Standing
-from yolo_core.metrics.bootstrap import Difference, Interval
+from yolo_core.metrics.bootstrap import FEWEST_IMAGES, Difference, Interval
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -52,7 +52,6 @@ def plot_intervals(result: Contrast) -> str:
 def plot_differences(result: Contrast) -> str:
     """Draw how far every other model is from the first, in AP and AP50."""
     others = [(each.contestant.label, each.difference) for each in result.standings if each.difference]
-    first = result.standings[0].contestant.label
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
@@ -64,22 +63,26 @@ def plot_differences(result: Contrast) -> str:
             for row, difference in enumerate(differences):
                 _bar(axes, row, difference, COLOURS[difference.verdict])
             _zero(axes)
-            _rows(axes, [label for label, _ in others], f"{title} minus that of {first}, points")
+            axes.set_title(title, fontsize=10)
+            _rows(axes, [label for label, _ in others], "points more than the first")
 
     return _svg("differences", len(others), draw)
 
 
 def plot_classes(result: Contrast, standing: Standing) -> str:
-    """Draw the classes in which a model differs most from the first, the best for it at the top."""
+    """Draw the classes in which a model differs most from the first, the best for it at the top.
+
+    Classes that few images hold are hollow: they decide nothing.
+    """
     chosen = largest_changes(result, standing)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for row, (_, difference) in enumerate(chosen):
-            _bar(axes, row, difference, COLOURS[difference.verdict])
+            _bar(axes, row, difference, COLOURS[difference.verdict], full=difference.images >= FEWEST_IMAGES)
         _zero(axes)
-        first = result.standings[0].contestant.label
-        _rows(axes, [name for name, _ in chosen], f"AP of {standing.contestant.label} minus {first}, points")
+        axes.set_title(f"AP of {standing.contestant.label}", fontsize=10)
+        _rows(axes, [name for name, _ in chosen], "points more than the first")
 
     return _svg(f"classes of {standing.contestant.label}", len(chosen), draw)
 
@@ -119,10 +122,11 @@ def plot_speed(result: Contrast) -> str:
     return _svg("speed", 9, draw)
 
 
-def _bar(axes: Axes, row: int, interval: Interval, colour: str) -> None:
+def _bar(axes: Axes, row: int, interval: Interval, colour: str, *, full: bool = True) -> None:
     """Draw a value with its interval; the ends stand for themselves, as a value may lie outside of them."""
     axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=2.2)
-    axes.plot(100 * interval.value, row, "o", color=colour, markersize=6)
+    filling = "full" if full else "none"
+    axes.plot(100 * interval.value, row, "o", color=colour, markersize=6, fillstyle=filling)
 
 
 def _zero(axes: Axes) -> None:

@@ -23,6 +23,7 @@ from yolo_core.errors import DataError, UsageError, YoloError
 from yolo_core.metrics.coco_matching import CocoMatches, coco_matches
 
 REGISTRY, RUNS = "models:/", "runs:/"
+_COMMON = ("best", "last", "model", "val", "weights")  # names that tell nothing
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +57,7 @@ class Entrants:
     _datasets: list[DetectionDataset] = field(default_factory=list)
     _documents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _connection: Any = None
+    _answers: bool | None = None
 
     def all(self, names: Sequence[str]) -> list[Contestant]:
         """Return a contestant per name, once all names are known to mean something.
@@ -81,13 +83,13 @@ class Entrants:
         if name.startswith(REGISTRY):
             return self._registered(name)
         if (path / DETECTIONS).is_file():
-            return self._sized(name, read_folder(path))
+            return self._sized(short_name(path), read_folder(path))
         if name.startswith(RUNS):
             return name, None
         if path.exists():
             from yolo_core.export.files import digest_of
 
-            return name, self._found(digest_of(path)) if self._has_store() else None
+            return short_name(path), self._found(digest_of(path)) if self._has_store() else None
         if "/" in name or path.suffix:
             raise UsageError(f"no model and no folder at {name}; check the path")
         stored = read_run(self._client(), name)
@@ -223,12 +225,14 @@ class Entrants:
 
     def _has_store(self) -> bool:
         """Whether stored results can be looked for; a checkpoint needs no MLflow."""
-        try:
-            self._client()
-        except YoloError as error:
-            _log.info("stored detections are not looked for: %s", error)
-            return False
-        return True
+        if self._answers is None:
+            try:
+                self._client()
+                self._answers = True
+            except YoloError as error:
+                _log.info("stored detections are not looked for: %s", error)
+                self._answers = False
+        return self._answers
 
 
 def evaluation_settings(config: StudyConfig, subject: Any, image_size: int | None) -> Any:
@@ -246,6 +250,13 @@ def ordered_names(dataset: DetectionDataset) -> tuple[str, ...]:
     """Return the class names in the order of their category ids, as matches count classes."""
     pairs = sorted(zip(dataset.category_ids, dataset.names, strict=True))
     return tuple(name for _, name in pairs)
+
+
+def short_name(path: Path) -> str:
+    """Return a path's last part, with its folder's where many files have that name."""
+    name = path.stem if path.suffix in (".pt", ".safetensors") else path.name
+    folder = path.absolute().parent.name
+    return f"{folder}/{name}" if name in _COMMON and folder else name
 
 
 def _name_and_version(name: str) -> tuple[str, str]:
