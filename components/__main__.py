@@ -40,6 +40,7 @@ COMMANDS = {
     ),
     "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
     "rollback": ("components.promote.command:rollback", "swap champion and previous"),
+    "val": ("components.study.val:val", "measure any model on a split: table, pictures, one page"),
     "predict": ("components.predict.command:predict", "draw a model's detections on images"),
 }
 _SIGTERM_CODE = 143
