@@ -109,6 +109,12 @@ class Tracker:
                     self._outbox.send(self._deliver)
                     _tell(f"MLflow answers again: sent the {waiting} entries that waited")
 
+    @property
+    def began(self) -> float:
+        """When this run was made, in seconds since 1970."""
+        with self._reading():
+            return float(self._client.get_run(self.run_id).info.start_time) / 1000
+
     def tag(self, name: str) -> str | None:
         """Return a tag of this run, if it has it."""
         with self._reading():
@@ -242,6 +248,11 @@ class NullTracker(Tracker):
     def parent(self) -> Tracker:
         """Track nothing there either."""
         return self
+
+    @property
+    def began(self) -> float:
+        """Say that it is now."""
+        return time.time()
 
     def tag(self, name: str) -> str | None:
         """Know none."""
