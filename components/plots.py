@@ -8,6 +8,7 @@ from typing import IO, Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -63,7 +64,7 @@ def plot_precision_recall(metrics: DetectionMetrics, names: Sequence[str], path:
     if len(metrics.classes):
         mean = metrics.pr_curve.mean(axis=0)
         axes.plot(recall, mean, linewidth=3, color="black", label=f"all classes {metrics.map50:.3f}")
-        figure.legend(loc="outside right upper", title="AP at IoU .5", fontsize=8)
+        _legend(figure, axes, labelled, title="AP at IoU .5")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="precision over recall")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
@@ -84,14 +85,14 @@ def plot_against_confidence(metrics: DetectionMetrics, names: Sequence[str], wha
         at = f"{mean[best]:.3f} at {metrics.best_confidence:.3f}"
         axes.plot(CONFIDENCES, mean, linewidth=3, color="black", label=f"all classes {at}")
         axes.axvline(metrics.best_confidence, color="0.4", linestyle=":", label="best mean F1")
-        figure.legend(loc="outside right upper", fontsize=8)
+        _legend(figure, axes, labelled)
     axes.set(xlabel="confidence", ylabel=what, xlim=(0, 1), ylim=(0, 1.02), title=f"{what} over confidence")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
 
 def plot_calibration(curve: Reliability, errors: tuple[float, float], confidence: float, path: Path) -> None:
-    """Draw precision over score, and below it how many detections each bin holds.
+    """Draw precision over score, and beside it how many detections each bin holds.
 
     Args:
         curve: of all detections.
@@ -99,24 +100,21 @@ def plot_calibration(curve: Reliability, errors: tuple[float, float], confidence
         confidence: from which the detector would be used.
         path: of the PNG.
     """
-    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    curves, counts = figure.subplots(1, 2)
     held, width = curve.counts > 0, curve.edges[1] - curve.edges[0]
-    above.plot((0, 1), (0, 1), color="0.6", linestyle="--", label="scores mean what they say")
-    above.bar(curve.edges[:-1][held], curve.precision[held], width, align="edge", alpha=0.35)
-    above.plot(curve.score[held], curve.precision[held], marker="o", label="share that is right")
-    above.axvline(confidence, color="0.4", linestyle=":", label=f"best mean F1 ({confidence:.3f})")
-    above.set(ylabel="precision at IoU .5", xlim=(0, 1), ylim=(0, 1.02))
-    above.set_title(
-        f"calibration error {errors[0]:.3f} of all detections, {errors[1]:.3f} from the best F1 on",
-        fontsize=10,
-    )
-    above.legend(loc="upper left", fontsize=8)
-    below.bar(curve.edges[:-1], curve.counts, width, align="edge", edgecolor="white")
-    below.set(xlabel="score", ylabel="detections")
+    curves.plot((0, 1), (0, 1), color="0.6", linestyle="--", label="scores mean what they say")
+    curves.bar(curve.edges[:-1][held], curve.precision[held], width, align="edge", alpha=0.35)
+    curves.plot(curve.score[held], curve.precision[held], marker="o", label="share that is right")
+    curves.axvline(confidence, color="0.4", linestyle=":", label=f"best mean F1 ({confidence:.3f})")
+    curves.set(xlabel="score", ylabel="precision at IoU .5", xlim=(0, 1), ylim=(0, 1.02))
+    curves.set_title(f"calibration error {errors[0]:.3f}, from the best F1 on {errors[1]:.3f}", fontsize=10)
+    curves.legend(loc="upper left", fontsize=8)
+    counts.bar(curve.edges[:-1], curve.counts, width, align="edge", edgecolor="white")
+    counts.set(xlabel="score", ylabel="detections", xlim=(0, 1))
     if curve.counts.any():
-        below.set_yscale("log")
-    for axes in (above, below):
+        counts.set_yscale("log")
+    for axes in (curves, counts):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
@@ -156,3 +154,11 @@ def plot_classes(names: tuple[str, ...], counts: Mapping[str, list[int]], target
     axes.set_xlabel("boxes")
     axes.legend()
     figure.savefig(target, format="png", dpi=100)
+
+
+def _legend(figure: Figure, axes: Axes, outside: bool, title: str = "") -> None:
+    """Put the legend beside the plot where every class has a line in it, else inside."""
+    if outside:
+        figure.legend(loc="outside right upper", title=title, fontsize=8)
+    else:
+        axes.legend(loc="upper right", title=title, fontsize=8)

@@ -20,10 +20,10 @@ PICTURES = {
     "f1.png": "F1 over confidence",
     "precision.png": "Precision over confidence",
     "recall.png": "Recall over confidence",
-    "confusion.png": "Confusion: shares",
-    "confusion_counts.png": "Confusion: counts",
     "errors.png": "Kinds of error",
     "calibration.png": "Calibration",
+    "confusion.png": "Confusion: shares",
+    "confusion_counts.png": "Confusion: counts",
     "worst.jpg": "The worst images",
     "detections.jpg": "Detections on images of the split",
 }

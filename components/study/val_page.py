@@ -14,6 +14,7 @@ from components.study.page import SORT, STYLE, Cell, sortable
 from components.study.pictures import PICTURES
 
 _MOST_IMAGES = 50  # of the table of images with errors
+_BROAD = ("errors.png", "calibration.png")
 _SHEETS = ("worst.jpg", "detections.jpg")
 _STYLE = (
     STYLE
@@ -23,21 +24,25 @@ _STYLE = (
   .figures b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
   .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem; }
   @media (max-width: 32rem) { .pictures { grid-template-columns: 1fr; } }
-  figure { margin: 0; }
   img { background: #fff; }
+  .pictures img.broad { grid-column: 1 / -1; }
+  .classes .wide { max-height: 34rem; overflow: auto; }
+  .classes th { position: sticky; top: 0; z-index: 1; }
+  summary { cursor: pointer; color: var(--quiet); }
 """
 )
 _BODY = Template("""\
+<p>$summary</p>
 <ul class="figures">$headline</ul>
-$facts
+<details><summary>Model, data and settings</summary>$facts</details>
 <h2>Classes</h2>
 <p>Click a heading to sort. precision, recall and f1 are at confidence $confidence, where the mean F1 over the
 classes is best; map50 and map are the built-in evaluation's; coco_… are the official COCO evaluation's.
 – : there is no truth of that kind.</p>
-$classes
-<h2>Curves, confusion, errors, calibration</h2>
+<div class="classes">$classes</div>
+<h2>Curves, errors, calibration, confusion</h2>
 <p>Kinds of error as in TIDE (Bolya et al., 2020): what fixing all errors of a kind would win, and how
-many there are from that confidence on.</p>
+many there are from that confidence on. Calibration: of all detections with some score, how many are right.</p>
 <div class="pictures">
 $pictures
 </div>
@@ -63,7 +68,9 @@ def write_page(
     findings, rows = found
     evaluation = findings.evaluation
     folder = path.with_name("pictures")
+    size = f" at {evaluation.image_size} px" if evaluation.image_size else ""
     body = _BODY.substitute(
+        summary=html.escape(f"{about['source']}: {len(evaluation.rows)} images{size}"),
         headline=_headline(findings),
         facts=list_facts({key: "–" if value is None else value for key, value in about.items()}),
         confidence=f"{findings.confidence:.3f}",
@@ -119,10 +126,8 @@ def _images(rows: Sequence[Mapping[str, object]]) -> str:
 def _figure(path: Path) -> str:
     kind = "jpeg" if path.suffix == ".jpg" else "png"
     name = html.escape(PICTURES[path.name])
-    return (
-        f'<figure><img alt="{name}" src="{data_url(path.read_bytes(), kind)}">'
-        f"<figcaption>{name}</figcaption></figure>"
-    )
+    broad = ' class="broad"' if path.name in _BROAD else ""
+    return f'<img alt="{name}"{broad} src="{data_url(path.read_bytes(), kind)}">'
 
 
 def _shown(value: object) -> str:
