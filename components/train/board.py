@@ -67,17 +67,16 @@ class Console:
         self._epochs = epochs
         self._map50 = 0.0
         self._live = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=100.0, disable=not self._live, unit="%", bar_format=_BAR, dynamic_ncols=True, initial=-1.0
-        )
+        self._bar: tqdm[Any] | None = None
 
     def step(self, step: Mapping[str, Any]) -> None:
         """Move the bar to a step (`yolo_core.engine.epoch.StepProgress` as a mapping)."""
-        done = 100 * (step["epoch"] + (step["step"] + 1) / step["steps"]) / self._epochs
-        if self._bar.initial < 0:  # neither the start nor what was done earlier tells about the speed
-            self._bar.reset()
-            self._bar.initial = done
-        self._bar.n = min(done, 100.0)
+        if not self._live:
+            return
+        done = min(100 * (step["epoch"] + (step["step"] + 1) / step["steps"]) / self._epochs, 100.0)
+        if self._bar is None:  # only now: neither the start nor what was done earlier tells about the speed
+            self._bar = tqdm(total=100.0, initial=done, unit="%", bar_format=_BAR, dynamic_ncols=True)
+        self._bar.n = done
         losses = " ".join(
             f"{name.removesuffix('_loss')} {value:.3f}" for name, value in step["losses"].items()
         )
@@ -109,7 +108,8 @@ class Console:
 
     def close(self) -> None:
         """Leave the bar as it is and end its line."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
