@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from yolo_core.metrics.coco_matching import ImageTruth, match_images
 from yolo_core.metrics.error_breakdown import FOREGROUND, ErrorBreakdown, error_breakdown
 
 _DECIMALS = 6
+CURVE = ("recall", "precision")  # columns of the curve that is drawn most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,13 +159,14 @@ def write_tables(findings: Findings, about: Mapping[str, Any], folder: Path) -> 
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     results = json.dumps(findings.evaluation.detections, allow_nan=False)
     (folder / "detections.json").write_text(results + "\n", encoding="utf-8")
-    _write_csv(folder / "precision_recall.csv", ("recall", "precision"), _pr_rows(metrics))
-    _write_csv(
+    write_csv(folder / "precision_recall.csv", CURVE, curve_rows(metrics))
+    write_csv(
         folder / "confidence.csv", ("confidence", "precision", "recall", "f1"), _confidence_rows(metrics)
     )
 
 
-def _pr_rows(metrics: DetectionMetrics) -> list[tuple[float, ...]]:
+def curve_rows(metrics: DetectionMetrics) -> list[tuple[float, ...]]:
+    """Return recall and, at IoU .5, precision: the mean curve over the classes with truths."""
     if not len(metrics.classes):
         return []
     mean = metrics.pr_curve.mean(0)
@@ -179,7 +181,8 @@ def _confidence_rows(metrics: DetectionMetrics) -> list[tuple[float, ...]]:
     return [*zip(CONFIDENCES[::10].tolist(), *means, strict=True)]
 
 
-def _write_csv(path: Path, head: tuple[str, ...], rows: list[tuple[float, ...]]) -> None:
+def write_csv(path: Path, head: tuple[str, ...], rows: Iterable[tuple[float, ...]]) -> None:
+    """Write numbers as a table."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(head)
