@@ -54,10 +54,12 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="study",
         inputs=("data/dataset", "data/dataset.quarantine.json", "models/{variant}"),
-        outputs=("reports/study/{variant}.txt",),
+        outputs=("reports/study/{variant}.txt", "reports/study/{variant}.npz"),
         metrics=("reports/study/{variant}.json",),
+        plots=("reports/study/sizes/{variant}.csv", "reports/study/curve/{variant}.csv"),
         params=("study",),
         code=(
+            "components/study/evidence.py",
             "components/study/fan.py",
             "components/study/measure.py",
             "components/study/study.py",
@@ -78,7 +80,15 @@ STAGES: tuple[Stage, ...] = (
         outputs=("reports/study.png", "reports/study.html"),
         plots=("reports/study.csv",),
         params=("variants", "compare"),
-        code=("components/study/compare.py", "components/study/page.py", "components/study/plots.py"),
+        code=(
+            "components/study/compare.py",
+            "components/study/contrast.py",
+            "components/study/contrast_page.py",
+            "components/study/contrast_plots.py",
+            "components/study/page.py",
+            "components/study/plots.py",
+            "yolo_core/metrics/bootstrap.py",
+        ),
         image="train-cpu",
     ),
     Stage(

@@ -13,10 +13,12 @@ _ITEM = "${item}"
 _HEADER = """\
 # Generated from pipelines/stages.py by `make render`; do not edit.
 """
-# Axes of the plots that `dvc plots show` draws, by the folder or file they are in.
+# Axes, x and y, of the plots that `dvc plots show` draws, by the folder or file they are in.
 _AXES = {
-    "reports/train": ("epoch", ["map50", "map"]),
-    "reports/study.csv": ("inference_ms", ["map"]),
+    "reports/train": ("epoch", "map50"),
+    "reports/study/sizes": ("image_size", "map"),
+    "reports/study/curve": ("recall", "precision"),
+    "reports/study.csv": ("inference_ms", "map"),
 }
 
 
@@ -56,5 +58,5 @@ def _paths(paths: Iterable[str]) -> list[str]:
 def _plot(path: str) -> dict[str, Any] | str:
     for place, (x, y) in _AXES.items():
         if path.startswith(place):
-            return {path: {"x": x, "y": y[0]}}
+            return {path: {"x": x, "y": y}}
     return path

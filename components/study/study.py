@@ -14,6 +14,7 @@ from components.job import Job
 from components.plots import plot_confusion, plot_precision_recall
 from components.study.config import StudyConfig
 from components.study.environment import describe_environment
+from components.study.evidence import write_curves, write_matches
 from components.study.fan import measure_here, measure_on_ray, missing_tasks
 from components.study.measure import Bench, kept_or_measured, measure_accuracy, measure_times, open_bench
 from components.study.points import Points
@@ -86,6 +87,9 @@ def study_model(config: StudyConfig, job: Job, source: str) -> dict[str, Any]:
     path, table = job.path("reports/study/{variant}.json"), job.path("reports/study/{variant}.txt")
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     table.write_text(release_table(report), encoding="utf-8")
+    write_matches(job.path("reports/study/{variant}.npz"), best, bench.subject.digest)
+    curves = (job.path(f"reports/study/{kind}/{{variant}}.csv") for kind in ("sizes", "curve"))
+    write_curves(*curves, points, best)
     for file in (path, table):
         job.tracker.log_artifact(file)
     _log_pictures(job, best)
