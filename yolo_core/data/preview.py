@@ -12,6 +12,7 @@ from torch import Tensor
 
 from yolo_core.data.augment import NO_AUGMENTATION, Augmentation
 from yolo_core.data.coco import Sample
+from yolo_core.data.drawing import draw_boxes
 from yolo_core.data.images import Pixels
 from yolo_core.data.letterbox import resize
 from yolo_core.data.loader import TrainBatch, TrainLoader, TrainLoaderSettings
@@ -31,7 +32,12 @@ _GOLDEN = 0.618033988749895  # steps of this much round the colour wheel keep ne
 
 
 def contact_sheet(
-    batches: Sequence[TrainBatch], names: Sequence[str], *, columns: int = 4, limit: int = 16
+    batches: Sequence[TrainBatch],
+    names: Sequence[str],
+    *,
+    columns: int = 4,
+    limit: int = 16,
+    side: int | None = None,
 ) -> Pixels:
     """Draw the pictures of training batches with their boxes and class names.
 
@@ -40,12 +46,13 @@ def contact_sheet(
         names: of the classes.
         columns: pictures per row.
         limit: pictures at most.
+        side: of a picture on the sheet, in pixels; None keeps the batches'.
 
     Returns:
         (H, W, 3) BGR uint8, for `cv2.imwrite`.
     """
     pictures = [
-        draw_targets(image, batch.targets[batch.targets[:, 0] == slot], names)
+        draw_targets(image, batch.targets[batch.targets[:, 0] == slot], names, side)
         for batch in batches
         for slot, image in enumerate(batch.images)
     ][:limit]
@@ -87,12 +94,8 @@ def augmentation_sheet(
         for epoch in range(epochs):
             loader.set_epoch(epoch)
             batches.append(next(iter(loader)))
-        drawn = contact_sheet(batches, names, columns=columns, limit=columns * epochs)
-        wide = _ROW_PICTURE * columns
-        rows += [
-            _title(title, wide),
-            cv2.resize(drawn, (wide, round(drawn.shape[0] * wide / drawn.shape[1]))),
-        ]
+        drawn = contact_sheet(batches, names, columns=columns, limit=columns * epochs, side=_ROW_PICTURE)
+        rows += [_title(title, drawn.shape[1]), drawn]
     return np.concatenate(rows)
 
 
@@ -114,37 +117,33 @@ def _rows(recipe: Augmentation) -> Iterator[tuple[str, Augmentation, int]]:
         yield f"{title}: {'; '.join(notes)}", replace(NO_AUGMENTATION, **shown), 1
 
 
-def _shrunk(drawn: Pixels, width: int) -> Pixels:
-    return resize(drawn, width, round(drawn.shape[0] * width / drawn.shape[1]), smooth=True)
-
-
 def _title(text: str, width: int) -> Pixels:
     strip: Pixels = np.full((28, width, 3), 255, np.uint8)
     cv2.putText(strip, text, (_GAP, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return strip
 
 
-def draw_targets(image: Tensor, targets: Tensor, names: Sequence[str]) -> Pixels:
+def draw_targets(image: Tensor, targets: Tensor, names: Sequence[str], side: int | None = None) -> Pixels:
     """Draw boxes on one picture.
 
     Args:
         image: (3, S, S) uint8 RGB.
         targets: (m, 6) rows of image, class, then centre and size as shares of the side.
         names: of the classes.
+        side: of the drawn picture; None takes S.
 
     Returns:
-        (S, S, 3) BGR uint8.
+        (side, side, 3) BGR uint8.
     """
     picture = np.ascontiguousarray(image.numpy()[::-1].transpose(1, 2, 0))
-    size = picture.shape[0]
-    scale = max(size / 640, 0.4)
-    for _, number, x, y, width, height in targets.tolist():
-        colour = class_colour(int(number))
-        left, top = round((x - width / 2) * size), round((y - height / 2) * size)
-        right, bottom = round((x + width / 2) * size) - 1, round((y + height / 2) * size) - 1
-        cv2.rectangle(picture, (left, top), (right, bottom), colour, max(round(2 * scale), 1))
-        where = (left, max(top - 3, round(12 * scale)))
-        cv2.putText(picture, names[int(number)], where, cv2.FONT_HERSHEY_SIMPLEX, scale * 0.7, colour, 1)
+    if side is not None:
+        picture = resize(picture, side, side, smooth=True)
+    rows = targets.numpy().astype(float)
+    low, high = rows[:, 2:4] - rows[:, 4:6] / 2, rows[:, 2:4] + rows[:, 4:6] / 2
+    boxes = np.concatenate((low, high), axis=1) * picture.shape[0]
+    boxes[:, 2:] -= 1  # the last pixel of the box
+    classes = rows[:, 1].astype(int)
+    draw_boxes(picture, boxes, [names[one] for one in classes], [class_colour(one) for one in classes])
     return picture
 
 

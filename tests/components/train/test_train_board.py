@@ -78,7 +78,7 @@ def test_console_moves_a_bar_on_a_terminal(
     assert "yolov5n epoch 2/4" in shown and "40%" in shown
     last = shown.splitlines()[-1].split("\r")[-1]
     assert "box 0.100 class 0.200 mAP@.5 0.500 99 images/s data wait 12%" in last
-    # 10 % of the run took 0.2 s and half of it is left: what was trained before the bar began counts for nothing.
+    # 10 % of the run took 0.2 s and half of it is left: what was trained before the bar began does not count.
     assert "00:00<00:01" in last or "00:00<00:00" in last, last
 
 

@@ -53,8 +53,8 @@ def test_neighbouring_classes_look_different() -> None:
 
 def rows_of(sheet: np.ndarray, columns: int) -> list[np.ndarray]:
     """The rows of an augmentation sheet of 64 px pictures, without titles; the first is of two batches."""
-    width = 240 * columns
-    heights = [round((68 * rows + 4) * width / (68 * columns + 4)) for rows in (2, *[1] * 8)]
+    width = 244 * columns + 4
+    heights = [244 * rows + 4 for rows in (2, *[1] * 8)]
     assert sheet.dtype == np.uint8 and sheet.shape == (sum(heights) + 28 * len(heights), width, 3)
     ends = np.cumsum(np.array(heights) + 28)
     return [sheet[end - height : end].astype(int) for end, height in zip(ends, heights, strict=True)]
