@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from components.job import Job
 from components.study.config import CompareConfig
+from components.study.contrast import contrast
+from components.study.contrast_page import STYLE_CONTRAST, contrast_body
+from components.study.evidence import read_contestant
 from components.study.page import page
 from components.study.plots import plot_study, total_ms
 from yolo_core.errors import UsageError
+from yolo_core.metrics.bootstrap import BootstrapSettings
 
 # After what names the row, the order of the release's study table.
 COLUMNS = (
@@ -52,7 +57,9 @@ def run(config: CompareConfig, job: Job) -> dict[str, Any]:
     plot_study(reports, config.metric, plot)
     winners = best_rows(rows, config.metric)
     title = f"Study of {reports[0]['dataset']}: accuracy and speed over image sizes"
-    html.write_text(page((title, facts_of(reports)), plot, rows, winners.values()), encoding="utf-8")
+    more = how_sure(reports, job.path("reports/study"), config)
+    content = page((title, facts_of(reports)), plot, (rows, winners.values()), (STYLE_CONTRAST, more))
+    html.write_text(content, encoding="utf-8")
     best = {variant: rows[index] for variant, index in winners.items()}
     for tracker in (job.tracker, job.tracker.parent):
         for path in (plot, html, table):
@@ -98,6 +105,26 @@ def best_rows(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, int]:
         if row[metric] > rows[leader][metric]:
             best[row["variant"]] = index
     return best
+
+
+def how_sure(reports: Sequence[Mapping[str, Any]], folder: Path, config: CompareConfig) -> str:
+    """Return the page's sections on intervals and verdicts; says so where a study left no detections.
+
+    Raises:
+        DataError: what a study left is broken.
+    """
+    found = [read_contestant(folder / f"{report['variant']}.npz", report) for report in reports]
+    contestants = [one for one in found if one is not None]
+    lacking = [report["variant"] for report, one in zip(reports, found, strict=True) if one is None]
+    parts = ["<h1>How sure these figures are</h1>"]
+    if lacking:
+        parts.append(
+            f"<p>Not among them, as its study left no detections: {', '.join(map(escape, lacking))}.</p>"
+        )
+    if contestants:
+        draws = BootstrapSettings(resamples=config.resamples, level=config.level, seed=config.seed)
+        parts.append(contrast_body(contrast(contestants, draws)))
+    return "\n".join(parts) if contestants or lacking else ""
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

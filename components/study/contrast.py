@@ -125,14 +125,14 @@ class Contrast:
 
 
 def contrast(contestants: Sequence[Contestant], settings: BootstrapSettings) -> Contrast:
-    """Compare models with the first of them.
+    """Compare models with the first of them; of one alone, tell how sure its AP is.
 
     Raises:
-        UsageError: fewer than two models, or no class that all know.
+        UsageError: no model, or no class that all know.
         DataError: a dataset has no truth.
     """
-    if len(contestants) < 2:
-        raise UsageError("a comparison needs two models at least")
+    if not contestants:
+        raise UsageError("a comparison needs models")
     contestants = distinct(contestants)
     names = shared_names(contestants)
     drawn = [each.only(_places(one.names, names)) for one, each in _draw(contestants, settings)]

@@ -31,6 +31,10 @@ STYLE_CONTRAST = (
   p.rule { color: var(--quiet); max-width: 60rem; }
 """
 )
+_TOLD = (
+    "AP and AP50 are COCO's, mAP and mAP50 the built-in evaluation's. Click a heading to sort, or reach it "
+    "with the tab key and press enter."
+)
 _VERDICTS = {"win": "wins against", "lose": "loses against", "undecided": "cannot be told from"}
 _NO = Cell("", "")
 
@@ -59,9 +63,11 @@ def contrast_body(result: Contrast) -> str:
     others = [standing for standing in result.standings if standing.difference]
     parts = [f'<p class="flag">{_escape(note)}</p>' for note in result.notes]
     parts += ["<ul>", *(f"<li>{_escape(sentence(each, result))}</li>" for each in others), "</ul>"]
-    parts += ["<h2>Models</h2>", _models(result)]
+    parts += ["<h2>Models</h2>", _models(result), f"<p>{_TOLD}</p>"]
     parts += ["<h2>How sure each AP is</h2>", _plot(plot_intervals(result), "AP and AP50 with intervals")]
-    parts += ["<h2>Differences</h2>", _plot(plot_differences(result), "Differences with intervals")]
+    if others:
+        drawn = _plot(plot_differences(result), "Differences with intervals")
+        parts += ["<h2>Differences to the first</h2>", drawn]
     parts += [f'<p class="rule">{_escape(rule(result))}</p>']
     if any(standing.contestant.timing for standing in result.standings):
         parts += ["<h2>AP and speed</h2>", _plot(plot_speed(result), "AP over milliseconds per image")]
@@ -98,7 +104,7 @@ def _models(result: Contrast) -> str:
         "AP50 to first",
         "AP50 verdict",
     )
-    tail = ("built-in mAP, %", "built-in mAP50, %", "size, px", "ms/image", "times as fast")
+    tail = ("mAP, %", "mAP50, %", "size, px", "ms/image", "speed")
     return sortable((*heads, *tail), [_model_row(standing) for standing in result.standings])
 
 
@@ -137,12 +143,16 @@ def _times(result: Contrast) -> str:
 
 
 def _classes_told(result: Contrast) -> str:
-    told = [
-        "Green wins, red loses, grey is undecided; hollow are classes that fewer than "
-        f"{FEWEST_IMAGES} images hold."
-    ]
-    if sum(count > 0 for count in result.boxes) > MOST_CLASSES:
-        told.append(f"The plot shows the {MOST_CLASSES} classes that differ most, the table all.")
+    told = (
+        []
+        if not result.standings[1:]
+        else [
+            "Green wins, red loses, grey is undecided; hollow are classes that fewer than "
+            f"{FEWEST_IMAGES} images hold."
+        ]
+    )
+    if result.standings[1:] and sum(count > 0 for count in result.boxes) > MOST_CLASSES:
+        told.append(f"The plot shows the {MOST_CLASSES} that matter most, the table all.")
     unseen = [name for name, count in zip(result.names, result.boxes, strict=True) if not count]
     if unseen:
         told.append(f"No image holds {', '.join(unseen)}.")

@@ -70,7 +70,7 @@ def plot_differences(result: Contrast) -> str:
 
 
 def plot_classes(result: Contrast, standing: Standing) -> str:
-    """Draw the classes in which a model differs most from the first, the best for it at the top.
+    """Draw the classes of `largest_changes`, the best for it at the top.
 
     Classes that few images hold are hollow: they decide nothing.
     """
@@ -88,11 +88,14 @@ def plot_classes(result: Contrast, standing: Standing) -> str:
 
 
 def largest_changes(result: Contrast, standing: Standing) -> list[tuple[str, Difference]]:
-    """Return the classes that differ most from the first model's, from best to worst, 24 at most."""
+    """Return the classes that differ most from the first model's, from best to worst, 24 at most.
+
+    Those in enough images for a verdict come before the others, whose differences are mostly larger.
+    """
     differences = standing.difference.class_ap if standing.difference else ()
     held = [(name, each) for name, each in zip(result.names, differences, strict=True) if each is not None]
-    chosen = sorted(held, key=lambda pair: -abs(pair[1].value))[:MOST_CLASSES]
-    return sorted(chosen, key=lambda pair: -pair[1].value)
+    chosen = sorted(held, key=lambda pair: (pair[1].images < FEWEST_IMAGES, -abs(pair[1].value)))
+    return sorted(chosen[:MOST_CLASSES], key=lambda pair: -pair[1].value)
 
 
 def plot_speed(result: Contrast) -> str:

@@ -71,28 +71,26 @@ def sortable(heads: Sequence[str], rows: Iterable[Sequence[Cell]], marked: Itera
 def page(
     head: tuple[str, Mapping[str, Any]],
     plot: Path,
-    rows: Sequence[Mapping[str, Any]],
-    best: Iterable[int],
-    more: str = "",
+    table: tuple[Sequence[Mapping[str, Any]], Iterable[int]],
+    more: tuple[str, str] = ("", ""),
 ) -> str:
     """Return the HTML of the compare stage's page.
 
     Args:
         head: its heading, and what was measured on what, name to value.
         plot: the PNG to embed.
-        rows: the table; the keys of the first are its headings.
-        best: indices of rows to mark.
-        more: HTML below the table.
+        table: the rows, of which the first one's keys are the headings, and the indices of those to mark.
+        more: style and HTML of what comes below.
     """
-    title, facts = head
+    (title, facts), (rows, best), (style, below) = head, table, more
     cells = [[Cell(text(value), value) for value in row.values()] for row in rows]
     body = _BODY.substitute(
         facts=list_facts(facts),
         plot=data_url(plot.read_bytes(), "png"),
         table=sortable(list(rows[0]), cells, best),
-        more=more,
+        more=below,
     )
-    return build_page(title, body, style=STYLE, script=SORT)
+    return build_page(title, body, style=style or STYLE, script=SORT)
 
 
 def text(value: Any) -> str:

@@ -30,7 +30,8 @@ _MOST = 20  # runs of one model on one dataset that are looked at, the latest fi
 class Stored:
     """A stored result: report fields as `components.study.contrast.Contestant` has them, and the detections.
 
-    ``images`` is how many images were looked at; None where the report does not say.
+    ``images`` is how many images were looked at; None where the report does not say. ``image_size`` is 0 for
+    COCO results of another tool.
     """
 
     place: str
@@ -130,21 +131,20 @@ def _download(client: Any, run: Any) -> Stored:
 def _stored(report: Mapping[str, Any], detections: list[dict[str, Any]], place: str) -> Stored:
     """Read a study's report at its best size, or a report on one size."""
     try:
-        size = int(report["best"]["image_size"] if "best" in report else report["image_size"])
         points = report.get("points", [report])
-        point = next(point for point in points if int(point["image_size"]) == size)
-        about = {**_dict(report.get("model")), **report}
+        size = int(report["best"]["image_size"] if "best" in report else report.get("image_size") or 0)
+        point = next(point for point in points if int(point.get("image_size") or 0) == size)
         figures = {**_dict(report.get("built_in")), **point}
-        images = point.get("images")
+        images, settings = point.get("images"), _dict(report.get("settings", report))
         return Stored(
             place=place,
-            variant=str(about.get("variant", "unknown")),
-            model_digest=str(about.get("model_digest", "unknown")),
+            variant=str(report.get("variant", "unknown")),
+            model_digest=str(report.get("model_digest", "unknown")),
             dataset_digest=str(report["dataset_digest"]),
             split=str(report["split"]),
             image_size=size,
             images=None if images is None else int(images),
-            settings={key: value for key, value in _dict(report.get("settings")).items() if key in _SETTINGS},
+            settings={key: settings[key] for key in _SETTINGS if key in settings},
             reported={key: float(figures[key]) for key in _REPORTED if figures.get(key) is not None},
             timing=Timing.of(point, report),
             detections=detections,
