@@ -88,8 +88,7 @@ def study_model(config: StudyConfig, job: Job, source: str) -> dict[str, Any]:
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     table.write_text(release_table(report), encoding="utf-8")
     write_matches(job.path("reports/study/{variant}.npz"), best, bench.subject.digest)
-    curves = (job.path(f"reports/study/{kind}/{{variant}}.csv") for kind in ("sizes", "curve"))
-    write_curves(*curves, points, best)
+    write_curves(job, points, best)
     for file in (path, table):
         job.tracker.log_artifact(file)
     _log_pictures(job, best)
