@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from components.job import Job
-from components.plots import plot_confusion, plot_precision_recall
 from components.study.config import StudyConfig
 from components.study.environment import describe_environment
 from components.study.evidence import write_curves, write_matches
 from components.study.fan import measure_here, measure_on_ray, missing_tasks
+from components.study.findings import examine, write_tables
 from components.study.measure import Bench, kept_or_measured, measure_accuracy, measure_times, open_bench
+from components.study.pictures import write_pictures
 from components.study.points import Points
-from components.study.samples import draw_samples
 from components.study.subject import open_subject
 from components.study.table import release_table
 from yolo_core.data.coco import DetectionDataset, open_dataset
@@ -192,15 +192,14 @@ def _report(bench: Bench, variant: str, points: list[dict[str, Any]], best: Eval
 
 
 def _log_pictures(job: Job, best: Evaluation) -> None:
-    """Log what a person wants to see of the best size: confusion, precision over recall, detections."""
-    names = best.dataset.names
+    """Log what a person wants to see of the best size: the pictures and tables that ``val`` gives."""
+    findings = examine(best)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        plot_confusion(best.confusion.matrix, names, folder / "confusion.png")
-        plot_precision_recall(best.metrics, names, folder / "precision_recall.png")
-        draw_samples(best, folder / "detections.jpg")
+        write_tables(findings, {}, folder)
         for path in sorted(folder.iterdir()):
-            job.tracker.log_artifact(path, "pictures")
-        results = folder / "detections.json"
-        results.write_text(json.dumps(best.detections) + "\n", encoding="utf-8")
-        job.tracker.log_artifact(results)
+            job.tracker.log_artifact(path)
+        pictures = folder / "pictures"
+        pictures.mkdir()
+        write_pictures(findings, pictures)
+        job.tracker.log_artifact(pictures)

@@ -42,7 +42,7 @@ classes is best; map50 and map are the built-in evaluation's; coco_… are the o
 <div class="classes">$classes</div>
 <h2>Curves, errors, calibration, confusion</h2>
 <p>Kinds of error as in TIDE (Bolya et al., 2020): what fixing all errors of a kind would win, and how
-many there are from that confidence on. Calibration: of all detections with some score, how many are right.</p>
+many there are from that confidence on. Calibration: of all detections of one score, how many are right.</p>
 <div class="pictures">
 $pictures
 </div>
