@@ -9,9 +9,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from yolo_core.data.coco import Sample
+from yolo_core.engine.clock import PHASES
 
 matplotlib.use("Agg")  # no display on a server
 
@@ -20,22 +22,26 @@ _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("box_loss", "objectness_loss", "class_loss")),
     ("mAP", ("map50", "map")),
     ("precision and recall", ("precision", "recall")),
-    ("learning rate", ("lr",)),
+    ("learning rate", ("lr", "lr_bias")),
+    ("norm of the gradients", ("gradient_norm", "gradient_norm_max")),
     ("images per second", ("images_per_second",)),
-    ("seconds per epoch", ("seconds",)),
+    ("share of the time", tuple(f"{phase}_share" for phase in PHASES)),
+    ("memory of a worker, MB", ("memory_mb", "gpu_memory_mb")),
 )
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw losses, quality, rate and speed over the epochs."""
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    """Draw losses, quality, rates, norms, speed, time and memory over the epochs, as far as the rows tell."""
+    figure = Figure(figsize=(16, 7), layout="constrained")
     epochs = [row["epoch"] + 1 for row in history]
-    for axes, (title, keys) in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
+    marker = "." if len(epochs) < 40 else ""
+    for axes, (title, keys) in zip(figure.subplots(2, 4).flat, _CURVES, strict=True):
         for key in keys:
-            axes.plot(
-                epochs, [row[key] for row in history], marker="." if len(epochs) < 40 else "", label=key
-            )
+            values = [row.get(key, np.nan) for row in history]
+            if not np.isnan(values).all():
+                axes.plot(epochs, values, marker=marker, label=key)
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=100)

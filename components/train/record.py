@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from components.tracking import Tracker
 from components.tracking.system import SystemMetrics
+from yolo_core.errors import YoloError
 
 TAG_FINGERPRINT = "train.fingerprint"
 _IN_EVERY_ROW = "box_loss"
@@ -19,12 +21,23 @@ class EpochRecord:
     steps that the run has are left out, unless they are another training's, which the fingerprint tells.
     """
 
-    def __init__(self, tracker: Tracker, fingerprint: str) -> None:
-        """Look up what the run has. Raises `UnreachableError` if the store does not answer."""
+    def __init__(self, tracker: Tracker, fingerprint: str, opening: Callable[[], None] | None = None) -> None:
+        """Look up what the run has.
+
+        Args:
+            tracker: of the training's run.
+            fingerprint: of its plan.
+            opening: called once by `tend`, while the workers start: to log pictures of the data, say. A
+                `YoloError` is left for the workers to meet and to report.
+
+        Raises:
+            UnreachableError: the store does not answer.
+        """
         self._tracker = tracker
         same = tracker.tag(TAG_FINGERPRINT) == fingerprint
         self._known = tracker.steps(_IN_EVERY_ROW) if same else set()
         self._system = SystemMetrics(tracker)
+        self._opening = opening
         tracker.set_tags({TAG_FINGERPRINT: fingerprint})
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -37,5 +50,9 @@ class EpochRecord:
 
     def tend(self) -> None:
         """Log how busy this machine is, and send what waits; to be called about every second."""
+        if self._opening is not None:
+            opening, self._opening = self._opening, None
+            with suppress(YoloError):
+                opening()
         self._system.sample()
         self._tracker.flush()
