@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
+RESUME_AUTO, RESUME_NEVER = "auto", "never"
 PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 BACKENDS = ("auto", "nccl", "gloo")
 
@@ -116,6 +117,10 @@ class TrainParams:
             raise ValueError("storage must name a folder or an s3:// address")
         if not self.resume:
             raise ValueError("resume must be auto, never, or a folder or address to go on from")
+        if self.resume not in (RESUME_AUTO, RESUME_NEVER) and self.pretrained is not None:
+            raise ValueError(
+                "resume names what to go on from and pretrained what to start from; set one only"
+            )
         self._check_cluster()
         if isinstance(self.batch_size, int) and isinstance(self.workers, int):
             self._check_sizes(self.batch_size, self.workers)

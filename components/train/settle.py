@@ -65,6 +65,17 @@ def settle(params: TrainParams, variant: str, dataset: DetectionDataset, storage
     )
 
 
+def assumed(params: TrainParams, batch_size: int = 16) -> TrainConfig:
+    """Return the section with numbers in it that need no look at anything, where they only shape a picture.
+
+    Raises:
+        UsageError: as `settle`.
+    """
+    workers, _ = settle_workers(params, Machine(cpus=1, gpus=1))
+    batch = batch_size if params.batch_size == AUTO else int(params.batch_size)
+    return settled(params, workers, batch)
+
+
 def _asks_for_machine(params: TrainParams) -> bool:
     """Say whether numbers are left to the machine, so that it has to be looked at."""
     return AUTO in (params.workers, params.cpus_per_worker, params.gpus_per_worker)
