@@ -63,6 +63,7 @@ STAGES: tuple[Stage, ...] = (
             "components/study/fan.py",
             "components/study/measure.py",
             "components/study/study.py",
+            "components/study/subject.py",
             "components/study/table.py",
             "yolo_core/metrics",
             "yolo_core/model",
