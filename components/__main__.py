@@ -41,6 +41,8 @@ COMMANDS = {
     "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
     "rollback": ("components.promote.command:rollback", "swap champion and previous"),
     "val": ("components.study.val:val", "measure any model on a split: table, pictures, one page"),
+    "speed": ("components.study.speed:speed", "time a model: milliseconds per image, part by part"),
+    "study-all": ("components.study.study_all:study_all", "study several models; one table and plot"),
     "predict": ("components.predict.command:predict", "draw a model's detections on images"),
 }
 _SIGTERM_CODE = 143

@@ -98,7 +98,10 @@ def run_stage(stage: Stage, options: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRequest:
-    """A checked request to run a stage; all that is missing is the folder to run it in."""
+    """A checked request to run a stage; all that is missing is the folder to run it in.
+
+    ``work`` does it in place of what `WORK` names for the stage.
+    """
 
     stage: Stage
     variant: str | None
@@ -106,6 +109,7 @@ class StageRequest:
     params: Mapping[str, Any]
     tracking: TrackingConfig
     run_id: str
+    work: Callable[[Any, Job], dict[str, Any]] | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -165,7 +169,7 @@ class StageRequest:
         }
 
     def _work(self, job: Job) -> dict[str, Any]:
-        work: Callable[[Any, Job], dict[str, Any]] = resolve(WORK[self.stage.name][1])
+        work = self.work or resolve(WORK[self.stage.name][1])
         try:
             result = work(self.config, job)
         except YoloError:

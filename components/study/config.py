@@ -55,7 +55,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range; ValueError names the field."""
-        self.check_sizes()
+        self._check_sizes()
         for name in ("batch_size", "timed_images", "workers", "cpus_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -63,6 +63,10 @@ class StudyConfig:
             raise ValueError(f"gpus_per_worker must be 0 or more, got {self.gpus_per_worker}")
         if not self.storage or "://" in self.storage:
             raise ValueError(f"storage must name a folder, got {self.storage!r}")
+        if str(self.ray_address).startswith(("http://", "https://")):
+            raise ValueError(
+                f"ray_address must be HOST:PORT of a head, not the job server {self.ray_address}"
+            )
         for name in ("confidence", "iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
@@ -70,7 +74,7 @@ class StudyConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
 
-    def check_sizes(self) -> None:
+    def _check_sizes(self) -> None:
         """Raise a ValueError where a size is none."""
         if not self.sizes:
             raise ValueError("image_sizes is empty; name one size at least")
