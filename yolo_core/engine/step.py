@@ -32,11 +32,19 @@ from yolo_core.model.graph import DetectionModel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compute:
-    """Where and how to compute: the device, the number format, and this process among its fellows."""
+    """Where and how to compute.
+
+    Attributes:
+        device: of the model.
+        precision: the number format.
+        ranks: this process among its fellows.
+        sync_norms: let batch norms see the images of all ranks; GPUs only.
+    """
 
     device: torch.device
     precision: Precision
     ranks: Ranks
+    sync_norms: bool = False
 
 
 def gains_of(recipe: Hyperparameters, model: DetectionModel, image_size: int) -> LossGains:
@@ -69,22 +77,31 @@ class TrainStep:
         recipe = schedule.hyperparameters
         self.model: DetectionModel = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         train_mode(self.model)
-        self._parallel = _parallel(self.model, compute)
         self.ema: ModelEma[DetectionModel] = ModelEma(
             self.model, decay=recipe.ema_decay, ramp=recipe.ema_ramp
         )
+        self._parallel = _parallel(self.model, compute)
         self._optimizer = build_optimizer(self.model, recipe, schedule.weight_decay)
         self._clip_norm = recipe.clip_norm
         self._scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision.scaled)
-        self._loss = DetectionLoss(self.model, gains_of(recipe, model, image_size))
+        self._loss = DetectionLoss(
+            self.model,
+            gains_of(recipe, model, image_size),
+            add_ranks=compute.ranks.sum if compute.ranks.world_size > 1 else None,
+        )
         self.iteration = 0
         self._last_update = -1
+        if compute.ranks.world_size > 1:
+            self._settle_order()
 
     def forward(self, images: Tensor, targets: Tensor, side: int | None = None) -> LossParts:
-        """Compute the loss of a batch with its graph.
+        """Compute the loss of a batch with its graph; with several ranks, of this rank's images.
+
+        Then the total is this rank's share of the whole batch's, and the terms are that share times the number
+        of ranks, so that their mean over ranks is the whole batch's term.
 
         Args:
-            images: uint8 RGB (B, 3, S, S) on any device; scaled to 0..1 here.
+            images: uint8 RGB (B, 3, S, S) on any device; scaled to 0..1 here. Rank 0 has one at least.
             targets: (M, 6) image, class, x, y, w, h normalised.
             side: resize the images to this side in pixels first (multi-scale training).
         """
@@ -93,30 +110,64 @@ class TrainStep:
         if side is not None and side != x.shape[-1]:
             x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
         with self._compute.precision.autocast(device):
-            raw = self._parallel(x)
-        return self._loss(raw, targets.to(device, non_blocking=True))
+            raw = self._answers(x)
+        parts = self._loss(raw, targets.to(device, non_blocking=True))
+        world = self._compute.ranks.world_size
+        return parts if world == 1 else LossParts(parts.total, *(term * world for term in parts[1:]))
 
-    def backward(self, loss: Tensor) -> None:
-        """Take in the gradients of a finite loss, and step when the plan of this iteration says so."""
+    def _answers(self, x: Tensor) -> list[Tensor]:
+        """Return the raw levels; (0, 3, S, S) passes too, so that a rank without images stays in step."""
+        if not len(x):  # no images have no mean: the statistics would become NaN
+            _rest(self.model, nn.BatchNorm2d)  # synchronised norms know what to do
+        raw: list[Tensor] = self._parallel(x)
+        if not len(x):
+            train_mode(self.model)
+        return raw
+
+    def _settle_order(self) -> None:
+        """Send gradients round once, without a trace.
+
+        DDP packs them anew after the first time, and in which order ranks are added depends on a gradient's
+        place in its pack. A resumed training must add in the order of one that was never interrupted.
+        """
+        _rest(self.model, nn.modules.batchnorm._NormBase)
+        side = 2 * int(self.model.stride.max())
+        blank = torch.zeros(1, 3, side, side, device=self._compute.device)
+        with self._compute.precision.autocast(self._compute.device):
+            raw = self._parallel(blank)
+        torch.stack([level.float().sum() for level in raw]).sum().backward()  # type: ignore[no-untyped-call]
+        self.model.zero_grad(set_to_none=True)
+        train_mode(self.model)
+
+    def backward(self, loss: Tensor, *, measure_norm: bool = False) -> Tensor | None:
+        """Take in the gradients of a finite loss, and step when the plan of this iteration says so.
+
+        Returns:
+            The gradients' Euclidean norm before clipping, a scalar on the device, if it was a step and the norm
+            was asked for; not finite where loss scaling skips the step.
+        """
         plan = self._schedule.at(self.iteration)
         apply_plan(self._optimizer, plan)
-        # DDP averages the gradients of the ranks; the recipe sums them over the whole batch.
+        # DDP averages the gradients of the ranks' shares; those of the whole batch are their sum.
         self._scaler.scale(loss * self._compute.ranks.world_size).backward()  # type: ignore[no-untyped-call]
+        norm = None
         if self.iteration - self._last_update >= plan.accumulate:
-            if self._clip_norm > 0:
+            if self._clip_norm > 0 or measure_norm:
                 self._scaler.unscale_(self._optimizer)
-                clip_gradients(self.model, self._clip_norm)
+                norm = clip_gradients(self.model, self._clip_norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._optimizer.zero_grad(set_to_none=True)
             self.ema.update(self.model)
             self._last_update = self.iteration
         self.iteration += 1
+        return norm
 
     @property
-    def learning_rate(self) -> float:
-        """Learning rate of the weights in the latest iteration."""
-        return self._schedule.at(max(self.iteration - 1, 0)).lr
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates of the latest iteration: ``lr`` of weights and norms, ``lr_bias`` of biases."""
+        plan = self._schedule.at(max(self.iteration - 1, 0))
+        return {"lr": plan.lr, "lr_bias": plan.bias_lr}
 
     def is_finite(self) -> bool:
         """Say whether weights, average and momentum are all numbers: a finite loss may still break them."""
@@ -130,6 +181,10 @@ class TrainStep:
 
     def state(self) -> TrainingState:
         """Return a copy of everything that a later process needs to go on exactly here."""
+        return TrainingState.snapshot(*self.parts())
+
+    def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Return what `state` copies: tensors by group and name, which the next iteration changes; values."""
         groups = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
@@ -142,7 +197,12 @@ class TrainStep:
             "ema_updates": self.ema.updates,
             "scaler": self._scaler.state_dict(),
         }
-        return TrainingState.snapshot(groups, values)
+        return groups, values
+
+    def largest(self) -> dict[str, dict[str, Tensor]]:
+        """Return tensors of the shapes that `parts` has at most: with every gradient, be there one or not."""
+        named = self.model.named_parameters()
+        return {**self.parts()[0], "gradient": {name: each for name, each in named if each.requires_grad}}
 
     def load(self, state: TrainingState) -> None:
         """Go on from what `state` returned, whatever was done before."""
@@ -161,5 +221,15 @@ class TrainStep:
 def _parallel(model: DetectionModel, compute: Compute) -> nn.Module:
     if compute.ranks.world_size == 1:
         return model
+    if compute.sync_norms:
+        # In place, as the model is no norm itself; parameters stay the same objects.
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     devices = [compute.device] if compute.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices)
+
+
+def _rest(model: nn.Module, kind: type[nn.Module]) -> None:
+    """Let norms of a kind use their statistics without changing them, until `train_mode` is called."""
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.eval()

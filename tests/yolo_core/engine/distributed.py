@@ -27,9 +27,7 @@ def run_ranks(world_size: int, work: Callable[..., None], *args: Any) -> None:
     mp.spawn(_member, args=(world_size, free_port(), work, args), nprocs=world_size)  # type: ignore[no-untyped-call]
 
 
-def _member(
-    rank: int, world_size: int, port: int, work: Callable[..., None], args: tuple[Any, ...]
-) -> None:
+def _member(rank: int, world_size: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
