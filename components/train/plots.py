@@ -18,6 +18,7 @@ from yolo_core.engine.clock import PHASES
 matplotlib.use("Agg")  # no display on a server
 
 _MOST_BOXES = 20_000
+_TIME = "share of the time"
 _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("box_loss", "objectness_loss", "class_loss")),
     ("mAP", ("map50", "map")),
@@ -25,7 +26,7 @@ _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("learning rate", ("lr", "lr_bias")),
     ("norm of the gradients", ("gradient_norm", "gradient_norm_max")),
     ("images per second", ("images_per_second",)),
-    ("share of the time", tuple(f"{phase}_share" for phase in PHASES)),
+    (_TIME, tuple(f"{phase}_share" for phase in PHASES)),
     ("memory of a worker, MB", ("memory_mb", "gpu_memory_mb")),
 )
 
@@ -36,14 +37,19 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     epochs = [row["epoch"] + 1 for row in history]
     marker = "." if len(epochs) < 40 else ""
     for axes, (title, keys) in zip(figure.subplots(2, 4).flat, _CURVES, strict=True):
-        for key in keys:
-            values = [row.get(key, np.nan) for row in history]
-            if not np.isnan(values).all():
+        told = {key: np.array([row.get(key, np.nan) for row in history]) for key in keys}
+        told = {key: values for key, values in told.items() if not np.isnan(values).all()}
+        if title == _TIME and len(epochs) > 1:
+            axes.stackplot(epochs, *told.values(), labels=told, alpha=0.8)
+            axes.set_ylim(0, 1)
+        else:
+            for key, values in told.items():
                 axes.plot(epochs, values, marker=marker, label=key)
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if told:
+            axes.legend()
     figure.savefig(path, dpi=100)
 
 

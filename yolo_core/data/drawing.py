@@ -15,7 +15,6 @@ Colour = tuple[int, int, int]  # blue, green, red
 _FONT, _SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 _PAD = 2  # pixels around a text
 _FAR = 4096  # pixels; OpenCV's integers overflow far beyond a picture
-_HIDDEN = 0.3  # share of a label that may lie over others; one that would lie deeper is left out
 
 Area = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -38,8 +37,8 @@ def draw_boxes(
     for box, label, colour in zip(corners.tolist(), labels, colours, strict=True):
         if not label:
             continue
-        place = min(_places(picture, box, label), key=lambda place: _hidden(place, taken))
-        if _hidden(place, taken) <= _HIDDEN:
+        place = next((one for one in _places(picture, box, label) if _is_free(one, taken)), None)
+        if place is not None:
             taken.append(place)
             left, top, right, bottom = place
             cv2.rectangle(picture, (left, top), (right, bottom), colour, cv2.FILLED)
@@ -64,12 +63,6 @@ def _base(label: str) -> int:
     return int(cv2.getTextSize(label, _FONT, _SIZE, 1)[1])
 
 
-def _hidden(place: Area, taken: Sequence[Area]) -> float:
-    """Return the largest share of a place that one of the others takes."""
+def _is_free(place: Area, taken: Sequence[Area]) -> bool:
     left, top, right, bottom = place
-    area = max((right - left) * (bottom - top), 1)
-    shares = (
-        max(min(right, r) - max(left, x), 0) * max(min(bottom, b) - max(top, y), 0) / area
-        for x, y, r, b in taken
-    )
-    return max(shares, default=0.0)
+    return not any(left < r and x < right and top < b and y < bottom for x, y, r, b in taken)
