@@ -247,6 +247,9 @@ def _locate(path: Path, source: str, fmt: str | None) -> Path:
             "as models:/NAME@ALIAS"
         )
     if path.is_file():
+        suffixes = (*_CHECKPOINT_SUFFIXES, *(known.suffix for known in FORMATS.values()))
+        if path.suffix not in suffixes:
+            raise UsageError(f"{source} is no model: none of {', '.join(suffixes)}")
         return path
     held = [name for name, known in FORMATS.items() if (path / known.filename).exists()]
     if fmt in (None, CHECKPOINT):
