@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from components.store import TrackingConfig, connect, mlflow_errors
 from components.study.config import StudyConfig
 from components.study.contrast import Contestant
-from components.study.stored import DETECTIONS, TAG_MODEL, Stored, find_results, read_folder, read_run
+from components.study.stored import (
+    DETECTIONS,
+    TAG_MODEL,
+    Stored,
+    find_results,
+    find_timing,
+    read_folder,
+    read_run,
+)
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.data.quarantine import without
 from yolo_core.errors import DataError, UsageError, YoloError
@@ -73,7 +81,7 @@ class Entrants:
         planned = [(name, *self._stored(name)) for name in names]
         self._check_places([(name, stored) for name, _, stored in planned if stored is not None])
         return [
-            self._evaluated(name, label) if stored is None else self._read(name, label, stored)
+            self._timed(self._evaluated(name, label) if stored is None else self._read(name, label, stored))
             for name, label, stored in planned
         ]
 
@@ -199,6 +207,13 @@ class Entrants:
             reported={"map": evaluation.metrics.map, "map50": evaluation.metrics.map50},
             timing=None,
         )
+
+    def _timed(self, one: Contestant) -> Contestant:
+        """Return a contestant with the times that a study or a measurement of speed has of it, if any."""
+        if one.timing is not None or one.model_digest == "unknown" or not self._has_store():
+            return one
+        experiment = self.terms.tracking.experiment
+        return replace(one, timing=find_timing(self._client(), experiment, one.model_digest, one.image_size))
 
     def _matches(
         self, name: str, dataset: DetectionDataset, split: str, found: Sequence[dict[str, Any]]

@@ -59,9 +59,9 @@ def read_folder(folder: Path, place: str = "") -> Stored:
     if not detections.is_file():
         raise UsageError(f"{place} has no {DETECTIONS}; evaluate the model with `python -m components val`")
     for path in sorted(folder.glob("*.json")):
-        report = {} if path.name == DETECTIONS else _read(path)
-        if isinstance(report, dict) and all(key in report for key in _NEEDED):
-            return _stored(report, _results(detections), place)
+        report = {} if path.name == DETECTIONS else _dict(_read(path, place))
+        if all(key in report for key in _NEEDED):
+            return _stored(report, _results(detections, place), place)
     raise UsageError(f"{place} has {DETECTIONS} but no report that names dataset_digest and split beside it")
 
 
@@ -94,16 +94,40 @@ def read_run(client: Any, run_id: str) -> Stored:
 def find_results(client: Any, experiment: str, model_digest: str, dataset_digest: str) -> Iterator[Stored]:
     """Yield what is stored of a model on a dataset, the latest first; runs are found by their tags."""
     with mlflow_errors(str(client.tracking_uri)):
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            return
-        query = f"tags.`{TAG_MODEL}` = '{model_digest}' and tags.`{_TAG_DATASET}` = '{dataset_digest}'"
-        runs = client.search_runs(
-            [found.experiment_id], query, order_by=["start_time DESC"], max_results=_MOST
-        )
-        for run in runs:
+        for run in _runs_of(client, experiment, {TAG_MODEL: model_digest, _TAG_DATASET: dataset_digest}):
             if _folder_of(client, run.info.run_id) is not None:
                 yield _download(client, run)
+
+
+def find_timing(client: Any, experiment: str, model_digest: str, image_size: int) -> Timing | None:
+    """Return the latest times of a model at a size, as a study or a measurement of speed logged them."""
+    with mlflow_errors(str(client.tracking_uri)), tempfile.TemporaryDirectory(prefix="times-") as scratch:
+        for run in _runs_of(client, experiment, {TAG_MODEL: model_digest}):
+            for item in client.list_artifacts(run.info.run_id):
+                if item.is_dir or not item.path.endswith(".json") or item.path == DETECTIONS:
+                    continue
+                report = _dict(
+                    _read(
+                        Path(client.download_artifacts(run.info.run_id, item.path, scratch)), run.info.run_id
+                    )
+                )
+                for point in report.get("points", [report]):
+                    timing = Timing.of(point, report) if point.get("image_size") == image_size else None
+                    if timing is not None:
+                        return timing
+    return None
+
+
+def _runs_of(client: Any, experiment: str, tags: Mapping[str, str]) -> list[Any]:
+    """Return an experiment's latest runs with these tags."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    runs: list[Any] = client.search_runs(
+        [found.experiment_id], query, order_by=["start_time DESC"], max_results=_MOST
+    )
+    return runs
 
 
 def _folder_of(client: Any, run_id: str) -> str | None:
@@ -120,12 +144,13 @@ def _folder_of(client: Any, run_id: str) -> str | None:
 
 def _download(client: Any, run: Any) -> Stored:
     run_id = run.info.run_id
-    folder = _folder_of(client, run_id) or ""
+    folder = _folder_of(client, run_id)
     with tempfile.TemporaryDirectory(prefix="stored-") as scratch:
+        place = Path(scratch)
         for item in client.list_artifacts(run_id, folder or None):
             if not item.is_dir and item.path.endswith(".json"):
-                client.download_artifacts(run_id, item.path, scratch)
-        return read_folder(Path(scratch, folder), f"run {run.info.run_name} ({run_id})")
+                place = Path(client.download_artifacts(run_id, item.path, scratch)).parent
+        return read_folder(place, f"run {run.info.run_name} ({run_id})")
 
 
 def _stored(report: Mapping[str, Any], detections: list[dict[str, Any]], place: str) -> Stored:
@@ -159,10 +184,12 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _results(path: Path) -> list[dict[str, Any]]:
-    found = _read(path)
+def _results(path: Path, place: str) -> list[dict[str, Any]]:
+    found = _read(path, place)
     if not isinstance(found, list) or not all(_is_result(row) for row in found):
-        raise DataError(f"{path.name} is no list of COCO results (image_id, category_id, bbox, score)")
+        raise DataError(
+            f"{path.name} of {place} is no list of COCO results (image_id, category_id, bbox, score)"
+        )
     return found
 
 
@@ -174,8 +201,10 @@ def _is_result(row: Any) -> bool:
         return False
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, place: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} cannot be read ({error}); evaluate the model again") from None
+        raise DataError(
+            f"{path.name} of {place} cannot be read ({error}); evaluate the model again"
+        ) from None
