@@ -32,6 +32,11 @@ class Board:
         self._step: dict[str, Any] | None = None
         self._rows: list[Posted] = []
         self._notes: list[str] = []
+        self._stop = False
+
+    def request_stop(self) -> None:
+        """Let the workers know, at their next step posted, that they are to stop."""
+        self._stop = True
 
     def post_note(self, text: str) -> None:
         """Add a line for the user."""
@@ -41,9 +46,10 @@ class Board:
         """Return the notes after the first ``known``."""
         return self._notes[known:]
 
-    def post_step(self, step: dict[str, Any]) -> None:
-        """Replace the latest step."""
+    def post_step(self, step: dict[str, Any]) -> bool:
+        """Replace the latest step; says whether to stop."""
         self._step = step
+        return self._stop
 
     def post_earlier(self, rows: Sequence[Row]) -> None:
         """Add the epochs that a resumed training finished before."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import signal
 import socket
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from components.train.scratch import scratch_folder
 from yolo_core.errors import UnreachableError, UsageError
 
 # Read by Ray's processes when they start, so they must be in the environment before Ray is.
@@ -28,8 +29,6 @@ _ENVIRONMENT = {
 _CONNECT_SECONDS = 10.0
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ray": 10001}
 _OBJECT_STORE_BYTES = 128 * 1024**2
-_LONGEST_TEMP = 30
-"""Ray's socket paths add about 65 characters to its temporary folder; the system allows 107."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,26 +58,25 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[None]:
         "log_to_driver": False,
         "configure_logging": True,
     }
-    scratch = None
-    try:
-        if settings.address is None:
-            scratch = _short_temp_dir()
+    with ExitStack() as ends:
+        folder = ends.enter_context(scratch_folder("ray-")) if settings.address is None else None
+        ends.callback(ray.shutdown)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        if folder is not None:
             ray.init(
                 address="local",  # never one that $RAY_ADDRESS names
                 num_cpus=max(settings.cpus, os.cpu_count() or 1),
                 num_gpus=settings.gpus or None,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=scratch,
+                _temp_dir=str(folder),
                 **quiet,
             )
-        else:
+        elif settings.address is not None:
             _connect(settings.address, quiet)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray sets one of its own, with a strange exit code
         yield
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def prepare_environment() -> None:
@@ -136,8 +134,3 @@ def check_answers(address: str) -> None:
         raise UnreachableError(
             f"no Ray at train.ray_address {address}: {error}; start it or set null to train on this machine"
         ) from None
-
-
-def _short_temp_dir() -> str:
-    parent = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="ray-", dir=parent if len(parent) <= _LONGEST_TEMP else "/tmp")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from components.train import cluster
 from components.train.cluster import ClusterSettings, ray_cluster
+from components.train.scratch import scratch_folder
 from yolo_core.errors import UnreachableError
 
 
@@ -36,6 +39,28 @@ def test_temporary_folder_is_short_enough_for_socket_paths(
     deep = tmp_path / "a-folder-with-a-long-name" / "and-another-one-below-it"
     deep.mkdir(parents=True)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(deep))
-    made = Path(cluster._short_temp_dir())
-    made.rmdir()
-    assert len(str(made)) <= 42
+    with scratch_folder("ray-") as made:
+        assert len(str(made)) <= 42
+    assert not made.exists()
+
+
+def test_a_folder_that_a_killed_process_left_is_deleted_and_one_in_use_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.train.scratch._LONGEST", 10**3)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    (tmp_path / "left-others").mkdir()
+    hold = (
+        "import sys, tempfile, time; tempfile.tempdir = sys.argv[1]\n"
+        "from components.train import scratch; scratch._LONGEST = 10**3\n"
+        "with scratch.scratch_folder('left-') as folder: print(folder, flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    left = Path(holder.stdout.readline().strip())
+    with scratch_folder("left-"):
+        assert left.is_dir()
+    holder.kill()
+    holder.communicate()
+    with scratch_folder("left-") as own:
+        assert not left.exists() and sorted(tmp_path.iterdir()) == sorted([own, tmp_path / "left-others"])
