@@ -68,6 +68,7 @@ def _terms(options: argparse.Namespace, params: dict[str, Any], tracking: Tracki
         image_size=options.image_size,
         across=options.across_datasets,
         settings=settings,
+        speeds=tuple(options.speed),
         tracking=tracking,
         root=root,
     )
@@ -140,6 +141,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="default: reports/comparison in the workspace"
+    )
+    parser.add_argument(
+        "--speed",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="what `speed MODEL --json` wrote of one of the models; may be repeated (default: from studies)",
     )
     parser.add_argument("--run-id", help="id of the pipeline run to log to")
     return parser.parse_args(argv)

@@ -45,7 +45,9 @@ class Timing:
         said |= {"device": settings.get("device"), "threads": place.get("threads")}
         words = [f"{key} {value}" for key, value in said.items() if value is not None]
         words += [str(place[key]) for key in ("gpu", "cpu") if place.get(key)][:1]
-        return cls(total_ms=sum(float(point[part]) for part in _PARTS), conditions=", ".join(words))
+        total = point.get("total_ms")
+        total = sum(float(point[part]) for part in _PARTS) if total is None else float(total)
+        return cls(total_ms=total, conditions=", ".join(words))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +62,7 @@ class Contestant:
         dataset, dataset_digest, split: what it was measured on.
         names: of the classes, in the order of their ids.
         image_size: longest side, in pixels.
-        settings: of the evaluation: confidence, iou, augment.
+        settings: of the evaluation: confidence, iou, augment, precision.
         matches: of the detections with the truth.
         reported: further figures of the report: map, map50.
         timing: None if it was not measured.
@@ -207,7 +209,7 @@ def notes_of(contestants: Sequence[Contestant], names: Sequence[str]) -> list[st
     dropped = sorted({name for one in contestants for name in one.names} - set(names))
     if dropped:
         notes.append(f"Only the {len(names)} classes that all know count; left out: {', '.join(dropped)}.")
-    for key in ("confidence", "iou", "augment"):
+    for key in ("confidence", "iou", "augment", "precision"):
         said = {one.label: one.settings.get(key) for one in contestants if key in one.settings}
         if len(set(said.values())) > 1:
             values = ", ".join(f"{label} {value}" for label, value in said.items())

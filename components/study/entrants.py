@@ -15,7 +15,7 @@ from typing import Any
 
 from components.store import TrackingConfig, connect, mlflow_errors
 from components.study.config import StudyConfig
-from components.study.contrast import Contestant
+from components.study.contrast import Contestant, Timing
 from components.study.stored import (
     DETECTIONS,
     TAG_MODEL,
@@ -24,10 +24,12 @@ from components.study.stored import (
     find_timing,
     read_folder,
     read_run,
+    read_speed,
 )
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.data.quarantine import without
 from yolo_core.errors import DataError, UsageError, YoloError
+from yolo_core.metrics.coco_eval import check_results
 from yolo_core.metrics.coco_matching import CocoMatches, coco_matches
 
 REGISTRY, RUNS = "models:/", "runs:/"
@@ -45,6 +47,7 @@ class Terms:
         image_size: longest side in pixels; None: as stored, else as trained.
         across: also compare what was measured on other images.
         settings: how models are evaluated.
+        speeds: files of ``speed --json``, which say how fast models are.
         tracking, root: which MLflow, and the workspace.
     """
 
@@ -53,6 +56,7 @@ class Terms:
     image_size: int | None
     across: bool
     settings: StudyConfig
+    speeds: tuple[Path, ...]
     tracking: TrackingConfig
     root: Path
 
@@ -66,6 +70,7 @@ class Entrants:
     _documents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _connection: Any = None
     _answers: bool | None = None
+    _speeds: dict[tuple[str, int], Timing] = field(default_factory=dict)
 
     def all(self, names: Sequence[str]) -> list[Contestant]:
         """Return a contestant per name, once all names are known to mean something.
@@ -78,6 +83,8 @@ class Entrants:
         if not self.terms.folders:
             raise UsageError("name a dataset folder with --data")
         self._datasets = [open_dataset(folder) for folder in self.terms.folders]
+        read = [read_speed(path) for path in self.terms.speeds]
+        self._speeds = {(digest, size): timing for digest, size, timing in read}
         planned = [(name, *self._stored(name)) for name in names]
         self._check_places([(name, stored) for name, _, stored in planned if stored is not None])
         return [
@@ -159,9 +166,8 @@ class Entrants:
                 f"{name} was measured on {stored.images} images, but {stored.split} has {samples} now, as "
                 "fewer are set aside; evaluate it again"
             )
-        found = [
-            row for row in stored.detections if row["image_id"] not in self._set_aside(dataset, stored.split)
-        ]
+        aside = self._check_results(name, dataset, stored)
+        found = [row for row in stored.detections if row["image_id"] not in aside]
         return Contestant(
             label=label,
             source=name,
@@ -174,7 +180,7 @@ class Entrants:
             names=ordered_names(dataset),
             image_size=stored.image_size,
             settings=stored.settings,
-            matches=self._matches(name, dataset, stored.split, found),
+            matches=self._matches(dataset, stored.split, found),
             reported=stored.reported,
             timing=stored.timing,
         )
@@ -202,35 +208,41 @@ class Entrants:
             split=terms.split,
             names=ordered_names(dataset),
             image_size=evaluation.image_size,
-            settings={"confidence": config.confidence, "iou": config.iou, "augment": config.augment},
-            matches=self._matches(name, dataset, terms.split, evaluation.detections),
+            settings={
+                "confidence": config.confidence,
+                "iou": config.iou,
+                "augment": config.augment,
+                "precision": config.precision if subject.format == "checkpoint" else subject.precision,
+            },
+            matches=self._matches(dataset, terms.split, evaluation.detections),
             reported={"map": evaluation.metrics.map, "map50": evaluation.metrics.map50},
             timing=None,
         )
 
     def _timed(self, one: Contestant) -> Contestant:
-        """Return a contestant with the times that a study or a measurement of speed has of it, if any."""
+        """Return a contestant with the times that its model has elsewhere, in files or a study, if any."""
+        told = self._speeds.get((one.model_digest, one.image_size))
+        if told is not None:
+            return replace(one, timing=told)
         if one.timing is not None or one.model_digest == "unknown" or not self._has_store():
             return one
         experiment = self.terms.tracking.experiment
         return replace(one, timing=find_timing(self._client(), experiment, one.model_digest, one.image_size))
 
-    def _matches(
-        self, name: str, dataset: DetectionDataset, split: str, found: Sequence[dict[str, Any]]
-    ) -> CocoMatches:
+    def _matches(self, dataset: DetectionDataset, split: str, found: Sequence[dict[str, Any]]) -> CocoMatches:
         key = (dataset.digest, split)
         if key not in self._documents:
             self._documents[key] = without(dataset.annotations(split), dataset.excluded)
+        return coco_matches(self._documents[key], found)
+
+    def _check_results(self, name: str, dataset: DetectionDataset, stored: Stored) -> set[int]:
+        """Refuse what is no detection on the split; return the ids of its images that are set aside."""
+        listed = dataset.annotations(stored.split)["images"]
+        known, place = {image["id"] for image in listed}, f"split {stored.split} of {dataset.name}"
         try:
-            return coco_matches(self._documents[key], found)
+            check_results(stored.detections, known, dataset.category_ids, place)
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
-
-    def _set_aside(self, dataset: DetectionDataset, split: str) -> set[int]:
-        """Ids of the images of a split that are set aside."""
-        if not dataset.excluded:
-            return set()
-        listed = dataset.annotations(split)["images"]
         return {image["id"] for image in listed if f"images/{image['file_name']}" in dataset.excluded}
 
     def _client(self) -> Any:

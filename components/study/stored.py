@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ TAG_MODEL = "model.digest"
 _TAG_PARENT, _TAG_DATASET = "mlflow.parentRunId", "dataset.digest"
 _NEEDED = ("dataset_digest", "split")
 _REPORTED = ("map", "map50")
-_SETTINGS = ("confidence", "iou", "augment")
+_SETTINGS = ("confidence", "iou", "augment", "precision")
 _MOST = 20  # runs of one model on one dataset that are looked at, the latest first
 
 
@@ -118,6 +118,29 @@ def find_timing(client: Any, experiment: str, model_digest: str, image_size: int
     return None
 
 
+def read_speed(path: Path) -> tuple[str, int, Timing]:
+    """Return a model's digest, the image size, and the times for the first batch size, from ``speed --json``.
+
+    Raises:
+        UsageError: the file is missing or is something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        batch = found["batches"][0]
+        point = {f"{part}_ms": float(batch[part]["p50"]) for part in ("preprocess", "inference", "nms")}
+        point |= {"total_ms": float(batch["total"]["p50"]), "timed_batch_size": int(batch["batch_size"])}
+        report = {"settings": {"device": found["device"]}, "environment": found["environment"]}
+        timing = Timing.of(point, report)
+        assert timing is not None  # every part is there
+        return str(found["model"]["model_digest"]), int(found["image_size"]), timing
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise UsageError(
+            f"{path} is not what `python -m components speed MODEL --json > FILE` writes; make it anew"
+        ) from None
+
+
 def _runs_of(client: Any, experiment: str, tags: Mapping[str, str]) -> list[Any]:
     """Return an experiment's latest runs with these tags."""
     found = client.get_experiment_by_name(experiment)
@@ -186,19 +209,9 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _results(path: Path, place: str) -> list[dict[str, Any]]:
     found = _read(path, place)
-    if not isinstance(found, list) or not all(_is_result(row) for row in found):
-        raise DataError(
-            f"{path.name} of {place} is no list of COCO results (image_id, category_id, bbox, score)"
-        )
+    if not isinstance(found, list):
+        raise DataError(f"{path.name} of {place} is no list of COCO results; evaluate the model again")
     return found
-
-
-def _is_result(row: Any) -> bool:
-    try:
-        numbers: Iterable[Any] = (*row["bbox"], row["score"], row["image_id"], row["category_id"])
-        return len(row["bbox"]) == 4 and all(isinstance(value, (int, float)) for value in numbers)
-    except (KeyError, TypeError):
-        return False
 
 
 def _read(path: Path, place: str) -> Any:

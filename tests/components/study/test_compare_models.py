@@ -193,7 +193,7 @@ def test_images_that_were_set_aside_since_do_not_count_and_others_must_be_there(
         (lambda rows: [{**rows[0], "image_id": 99999}], 1, "99999"),
         (lambda rows: [{**rows[0], "category_id": 77}], 1, "77"),
         (lambda rows: [{**rows[0], "score": float("nan")}], 1, "not finite"),
-        (lambda rows: [{"image_id": 1}], 1, "no list of COCO results"),
+        (lambda rows: [{"image_id": 1}], 1, "detection 0 is no COCO result"),
         (lambda rows: {"rows": rows}, 1, "no list of COCO results"),
     ],
 )
@@ -226,6 +226,7 @@ def test_detections_that_say_nothing_or_nonsense(
         (["{good}", "{good}", "--image-size", "640"], "was measured at 128 px, not 640"),
         (["{good}", "{silent}"], "no report that names dataset_digest and split"),
         (["{good}", "{broken}"], "report of .* is broken"),
+        (["{good}", "{good}", "--speed", "{good}/good.json"], "is not what `python -m components speed"),
         (["{good}", "{good}", "--set", "compare.resamples=0"], "resamples must be 1 or more"),
     ],
 )
@@ -256,3 +257,24 @@ def test_a_run_without_detections_and_a_model_of_other_classes(
     assert finished.code == 2 and "has no detections.json; name a run of study or val" in finished.complaint
     other = compare(good, studied / "models/yolov5n/best.safetensors")
     assert other.code == 2 and "knows other classes than" in other.complaint
+
+
+def test_speeds_are_taken_from_files_that_tell_them(
+    compare: Launch, workspace: Path, data: DetectionDataset
+) -> None:
+    folders, files = [], []
+    for label, milliseconds in (("slow", 30.0), ("fast", 12.0)):
+        folders.append(store_result(workspace / "runs" / label, data, label))
+        times = {part: {"p50": milliseconds / 3} for part in ("preprocess", "inference", "nms")}
+        batch = {"batch_size": 1, **times, "total": {"p50": milliseconds}}
+        about = {"model": {"model_digest": f"sha256:{label}"}, "image_size": 128, "device": "cpu"}
+        content = {**about, "environment": {"cpu": "Quick CPU", "threads": 1}, "batches": [batch]}
+        path = workspace / f"{label}.json"
+        path.write_text(json.dumps(content))
+        files += ["--speed", path]
+    finished = compare(*folders, *files, "--json")
+    assert finished.code == 0, finished.err
+    fast = finished.result["models"][1]
+    assert fast["speed_ratio"] == 2.5 and fast["measured_on"] == "batch 1, device cpu, threads 1, Quick CPU"
+    half = compare(*folders, *files[:2], "--json").result["models"][1]
+    assert half["speed_ratio"] is None and half["speed"].startswith("not comparable: measured under batch 1")
