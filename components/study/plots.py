@@ -35,7 +35,7 @@ _MOST_LABELS = 12  # points whose sizes are written beside them; of more only th
 def plot_study(reports: Sequence[Report], metric: str, path: Path) -> None:
     """Draw accuracy against milliseconds per image, image size, operations and parameters.
 
-    The first is the release's plot: each line begins at the second size and ends at its model's best, as larger
+    The first is the release's plot: each line begins at the second size and ends at its model's best: larger
     images past it cost time and give nothing. EfficientDet's published curve is drawn only beside
     studies of COCO val2017, which it is about.
     """
