@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 
 from components.store import TrackingConfig
 from components.tracking import RunIdentity, Tracker, open_run
+from tests.integration.mlflow_server import free_port, start_server, stop_server
 from yolo_core.errors import UnreachableError
-
-
-def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start a server with one worker, its database and artifacts in the folder, and wait until it answers."""
-    with (folder / "server.log").open("a") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
-                *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/server.db"),
-                *("--artifacts-destination", str(folder / "artifacts")),
-            ],
-            env={
-                **os.environ,
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-            },
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # its workers end with its group
-            cwd=folder,
-        )
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return process
-        except (URLError, OSError):
-            time.sleep(0.5)
-    stop_server(process)
-    raise AssertionError((folder / "server.log").read_text()[-2000:])
-
-
-def stop_server(process: subprocess.Popen[bytes]) -> None:
-    """End a server with its workers."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +23,7 @@ def process_and_address(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = start_server(folder, port)
     yield process, f"http://127.0.0.1:{port}"
     stop_server(process)
