@@ -38,6 +38,7 @@ COMMANDS = {
         "components.study.compare_models:compare_models",
         "runs, registered versions or checkpoints side by side, with intervals",
     ),
+    "search": ("components.train.search.command:search", "search for hyperparameters of one variant"),
     "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
     "rollback": ("components.promote.command:rollback", "swap champion and previous"),
     "val": ("components.study.val:val", "measure any model on a split: table, pictures, one page"),

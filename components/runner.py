@@ -32,7 +32,7 @@ WORK: dict[str, tuple[str, str]] = {
     "export": ("components.export.config:ExportConfig", "components.export.work:run"),
     "register": ("components.register.config:RegisterConfig", "components.register.work:run"),
 }
-SECTIONS = ("variants", *WORK, "promote", "tracking")
+SECTIONS = ("variants", *WORK, "search", "promote", "tracking")
 _DATASET_FILE = "data/dataset/dataset.json"
 _VALIDATION = "reports/validation.json"
 _QUARANTINE = "data/dataset.quarantine.json"  # read by every stage that works with validated data

@@ -5,7 +5,7 @@
 """
 
 from components.tracking.datasets import LoggedDataset, logged_dataset
-from components.tracking.runs import RunIdentity, open_run
+from components.tracking.runs import RunIdentity, nested_run, open_run
 from components.tracking.tags import ALIAS_CHAMPION, TAG_COMMIT, TAG_DATASET, TAG_ROLE, TAG_RUN
 from components.tracking.tracker import Champion, NullTracker, Tracker
 
@@ -21,5 +21,6 @@ __all__ = [
     "RunIdentity",
     "Tracker",
     "logged_dataset",
+    "nested_run",
     "open_run",
 ]

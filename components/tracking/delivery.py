@@ -83,6 +83,8 @@ def _dataset_tag(client: Any, run_id: str, entry: Entry, _: Path | None) -> None
 def _status(client: Any, run_id: str, entry: Entry, _: Path | None) -> None:
     """End the run, and give its parent the status that follows from all of its children."""
     client.set_terminated(run_id, entry.values["status"], entry.time)
+    if entry.values["parent"] == run_id:  # it decides on no other run
+        return
     parent = client.get_run(entry.values["parent"])
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`{TAG_PARENT}` = '{parent.info.run_id}'", max_results=1000

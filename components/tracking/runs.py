@@ -31,6 +31,7 @@ from components.tracking.tags import (
     TAG_ROLE,
     TAG_RUN,
     TAG_STAGE,
+    TAG_TRIAL,
     TAG_VARIANT,
 )
 from components.tracking.tracker import Tracker
@@ -94,6 +95,27 @@ def open_run(config: TrackingConfig, root: Path, identity: RunIdentity, *, lasti
         )
         tracker.start()
     return tracker
+
+
+def nested_run(stage: Tracker, name: str) -> Tracker:
+    """Find or make a run below a stage's, and mark it as running; its end leaves the stage's as it is.
+
+    Args:
+        stage: the open run of a stage.
+        name: unique below it.
+
+    Raises:
+        UnreachableError: the store does not answer.
+    """
+    return stage.nested(
+        lambda client, info, tags: _find_or_create(
+            client,
+            str(info.experiment_id),
+            name,
+            {TAG_PARENT: str(info.run_id), TAG_ROLE: "trial", TAG_TRIAL: name},
+            {key: tags[key] for key in (TAG_RUN, TAG_ORCHESTRATOR, TAG_COMMIT) if key in tags},
+        )
+    )
 
 
 def _send_unsent(client: Any, root: Path) -> None:

@@ -7,6 +7,7 @@ TAG_ROLE = "pipeline.role"  # "pipeline" on the parent, "stage" on a child
 TAG_STAGE = "pipeline.stage"
 TAG_VARIANT = "pipeline.variant"
 TAG_ORCHESTRATOR = "pipeline.orchestrator"
+TAG_TRIAL = "pipeline.trial"
 TAG_ATTEMPT = "pipeline.attempt"
 TAG_CHANGED = "pipeline.changed_params"
 TAG_DATASET = "dataset.digest"

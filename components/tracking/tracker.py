@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,22 @@ class Tracker:
             run_id=self.parent_run_id,
             parent_run_id=self.parent_run_id,
             outbox=Outbox(self._outbox.folder.with_name(self.parent_run_id)),
+        )
+
+    def nested(self, make: Callable[[Any, Any, Mapping[str, str]], str]) -> Tracker:
+        """Return the tracker of a run below this one, marked as running; `nested_run` calls it.
+
+        ``make`` is given the client, and the info and the tags of this run, and returns the id.
+        """
+        with self._reading():
+            own = self._client.get_run(self.run_id)
+            run_id = make(self._client, own.info, own.data.tags)
+            self._client.update_run(run_id, status="RUNNING")
+        return Tracker(
+            client=self._client,
+            run_id=run_id,
+            parent_run_id=run_id,
+            outbox=Outbox(self._outbox.folder.with_name(run_id)),
         )
 
     @property
@@ -253,6 +269,10 @@ class NullTracker(Tracker):
     def began(self) -> float:
         """Say that it is now."""
         return time.time()
+
+    def nested(self, make: Callable[[Any, Any, Mapping[str, str]], str]) -> Tracker:
+        """Track nothing there either."""
+        return self
 
     def tag(self, name: str) -> str | None:
         """Know none."""

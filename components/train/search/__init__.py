@@ -1,0 +1,1 @@
+"""Search for hyperparameters: many short trainings by Ray Tune, the worse ones stopped early."""
