@@ -1,9 +1,9 @@
 """The study of the official yolov5n on COCO128 at three sizes, and what our timing loop costs.
 
 Run ``python benchmarks/study.py`` from the repository's root. The study is the command ``python -m components
-study-all`` in a process of its own, from reading weights to the plot and MLflow: wall-clock and processor seconds
-of it and its children. The loop is compared, in processor time and in turns, with the bare calls on the same
-tensors: convert, model, suppress, and nothing between.
+study-all`` in a process of its own, from reading weights to the plot and MLflow: wall-clock and processor
+seconds of it and its children. The loop is compared, in processor time and in turns, with the bare calls on
+the same tensors: convert, model, suppress, and nothing between.
 """
 
 from __future__ import annotations

@@ -8,15 +8,14 @@ an old one is never taken for it. The folder may be deleted at any time.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from yolo_core.errors import UnreachableError
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
-_BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 Key = Mapping[str, Any]
 Values = dict[str, Any]
@@ -41,32 +39,22 @@ class Points:
 
     def get(self, key: Key) -> Values | None:
         """Return a point's values; None where it is not there, or damaged, which is said."""
-        path = self._path(key, ".json")
-        if not path.is_file():
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            values: Values = found["values"]
-            if found["check"] != _check(found["key"], values) or found["key"] != _plain(key):
-                raise ValueError("its check sum differs")
-        except _BROKEN as error:
-            _log.warning("%s is damaged (%s); the point is measured again", path, error)
-            return None
-        return values
+        found = self._read(key)
+        return None if found is None else found["values"]
 
     def rows(self, key: Key) -> dict[int, Rows] | None:
         """Return the detections of a point by image id; None where they are not there, or damaged."""
-        path = self._path(key, ".npz")
-        if not path.is_file():
+        found, path = self._read(key), self._path(key, ".npz")
+        if found is None or not path.is_file():
             return None
-        try:
-            with np.load(path, allow_pickle=False) as found:
-                ids, counts, rows = found["ids"], found["counts"], found["rows"]
-            parts = np.split(rows, np.cumsum(counts)[:-1])
-            return {int(image_id): part for image_id, part in zip(ids, parts, strict=True)}
-        except _BROKEN as error:
-            _log.warning("%s is damaged (%s); the point is measured again", path, error)
+        content = path.read_bytes()
+        if found["rows"] != hashlib.sha256(content).hexdigest():
+            _log.warning("%s is damaged (its check sum differs); the point is measured again", path)
             return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            ids, counts, rows = arrays["ids"], arrays["counts"], arrays["rows"]
+        parts = np.split(rows, np.cumsum(counts)[:-1])
+        return {int(image_id): part for image_id, part in zip(ids, parts, strict=True)}
 
     def put(self, key: Key, values: Values, rows: Mapping[int, Rows] | None = None) -> None:
         """Keep a point, whole or not at all; the detections first, so that values never lack them.
@@ -74,31 +62,38 @@ class Points:
         Raises:
             UnreachableError: the folder cannot be written to.
         """
+        content: dict[str, Any] = {"key": _plain(key), "values": values, "rows": None}
         if rows is not None:
-            parts = [*rows.values(), np.empty((0, 6), np.float32)]
-            ids = np.array(list(rows), np.int64)
-            counts = np.array([len(part) for part in rows.values()], np.int64)
-            joined = np.concatenate(parts)
-            self._write(
-                self._path(key, ".npz"),
-                lambda file: np.savez_compressed(file, ids=ids, counts=counts, rows=joined),
-            )
-        plain = _plain(key)
-        content = {"key": plain, "values": values, "check": _check(plain, values)}
-        text = json.dumps(content, indent=1) + "\n"
-        self._write(self._path(key, ".json"), lambda file: file.write(text.encode()))
+            packed = _packed(rows)
+            content["rows"] = hashlib.sha256(packed).hexdigest()
+            self._write(self._path(key, ".npz"), packed)
+        text = json.dumps({**content, "check": _check(content)}, indent=1) + "\n"
+        self._write(self._path(key, ".json"), text.encode())
+
+    def _read(self, key: Key) -> dict[str, Any] | None:
+        path = self._path(key, ".json")
+        if not path.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            check = found.pop("check")
+            if check != _check(found) or found["key"] != _plain(key):
+                raise ValueError("its check sum differs")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.warning("%s is damaged (%s); the point is measured again", path, error)
+            return None
+        return found
 
     def _path(self, key: Key, suffix: str) -> Path:
         digest = hashlib.sha256(json.dumps(_plain(key), sort_keys=True).encode()).hexdigest()
         return self.folder / f"{key['kind']}-{key['size']}-{digest[:24]}{suffix}"
 
-    def _write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                with scratch.open("wb") as file:
-                    write(file)
+                scratch.write_bytes(content)
                 scratch.replace(path)
             finally:
                 scratch.unlink(missing_ok=True)
@@ -124,5 +119,17 @@ def _plain(key: Key) -> dict[str, Any]:
     return plain
 
 
-def _check(key: Mapping[str, Any], values: Values) -> str:
-    return hashlib.sha256(json.dumps([key, values], sort_keys=True).encode()).hexdigest()
+def _check(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _packed(rows: Mapping[int, Rows]) -> bytes:
+    """Return detections as an .npz: the image ids, how many rows each has, and all rows in that order."""
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream,
+        ids=np.array(list(rows), np.int64),
+        counts=np.array([len(part) for part in rows.values()], np.int64),
+        rows=np.concatenate([*rows.values(), np.empty((0, 6), np.float32)]),
+    )
+    return stream.getvalue()
