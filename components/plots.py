@@ -48,7 +48,8 @@ def plot_confusion(
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
     unit = "shares of what is true" if normalised else "counts"
-    axes.set(xlabel="true", ylabel="predicted", title=f"confusion at confidence 0.25, IoU 0.45: {unit}")
+    axes.set(xlabel="true", ylabel="predicted")
+    axes.set_title(f"confusion at confidence 0.25, IoU 0.45: {unit}", fontsize=9 if size < 8 else 12)
     figure.savefig(path, dpi=90)
 
 

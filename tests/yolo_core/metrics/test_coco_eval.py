@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolo_core.errors import DataError
-from yolo_core.metrics.coco_eval import CocoMetrics, coco_evaluate
+from yolo_core.metrics.coco_eval import CocoMetrics, coco_evaluate, coco_report
 
 
 def draw(seed: int, images: int = 8) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -64,10 +64,12 @@ def result(image_id: int, category: int, box: Any, score: float) -> dict[str, An
     }
 
 
-def reference(path: Path, results: list[dict[str, Any]]) -> list[float]:
+def reference(path: Path, results: list[dict[str, Any]], category: int | None = None) -> list[float]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         evaluation = COCOeval(truth, truth.loadRes([dict(row) for row in results]), "bbox")
+        if category is not None:
+            evaluation.params.catIds = [category]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -84,6 +86,17 @@ def test_equals_pycocotools(tmp_path: Path, seed: int) -> None:
     truth, results = draw(seed)
     path = write(tmp_path / "truth.json", truth)
     assert astuple(coco_evaluate(path, results)) == pytest.approx(reference(path, results), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_class_equals_pycocotools_of_that_class_alone(tmp_path: Path, seed: int) -> None:
+    truth, results = draw(seed)
+    path = write(tmp_path / "truth.json", truth)
+    report = coco_report(path, results)
+    assert report.overall == coco_evaluate(path, results)
+    for category, figures in zip((3, 7, 8, 20), report.classes, strict=True):
+        assert astuple(figures) == pytest.approx(reference(path, results, category), abs=1e-6)
+    assert report.classes[-1].ap == -1 < report.classes[0].ap
 
 
 def test_more_than_100_detections_of_an_image_equal_pycocotools(tmp_path: Path) -> None:
@@ -125,6 +138,26 @@ def test_a_detection_on_an_unknown_image_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "truth.json", truth)
     with pytest.raises(DataError, match=r"detections name image 77.*truth\.json does not list"):
         coco_evaluate(path, [result(77, 3, [1, 1, 5, 5], 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"category_id": 21}, r"detections name category 21, which .*truth\.json does not list"),
+        ({"score": float("nan")}, "detection 0, on image 1: .* or score nan is not finite"),
+        ({"score": -float("inf")}, "is not finite"),
+        ({"bbox": [1.0, 2.0, float("nan"), 4.0]}, "is not finite"),
+        ({"bbox": [1.0, 2.0, 3.0]}, "detection 0 is no COCO result"),
+        ({"bbox": None}, "detection 0 is no COCO result"),
+        ({"score": "0.5"}, "detection 0 is no COCO result"),
+    ],
+)
+def test_a_detection_that_cannot_be_evaluated_is_named(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    path = write(tmp_path / "truth.json", draw(4)[0])
+    with pytest.raises(DataError, match=said):
+        coco_evaluate(path, [{**result(1, 3, [1, 1, 5, 5], 0.5), **change}])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": [1]}'])
