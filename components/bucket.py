@@ -6,7 +6,6 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo_core.digest import FileRecord, record_of
 from yolo_core.errors import UnreachableError, UsageError
 
 _SCHEME = "s3://"
@@ -30,14 +30,6 @@ _REFUSED = (
     "ExpiredToken",
 )
 _ABSENT = ("404", "NoSuchKey", "NotFound")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileRecord:
-    """Size in bytes and SHA-256, in hexadecimal, of a file."""
-
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,12 +105,22 @@ class Bucket:
         """Download files below ``root`` and return the names of those that differ from their record."""
 
         def fetch(path: str) -> None:
-            target = root / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self.client.download_file(self.name, self._key(path), str(target))
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            self.fetch(path, root / path)
 
         self._each(fetch, files)
-        return [path for path, record in files.items() if _record(root / path) != record]
+        return [path for path, record in files.items() if record_of(root / path) != record]
+
+    def fetch(self, path: str, target: Path) -> None:
+        """Download one file."""
+        with s3_errors(f"{self.uri}/{path}"):
+            self.client.download_file(self.name, self._key(path), str(target))
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete files; it is no error if one is gone already."""
+        with s3_errors(self.uri):
+            for path in paths:
+                self.client.delete_object(Bucket=self.name, Key=self._key(path))
 
     def upload(self, root: Path, files: Mapping[str, FileRecord]) -> None:
         """Upload files from below ``root``."""
@@ -169,7 +171,7 @@ def describe(root: Path, outputs: Iterable[str]) -> dict[str, FileRecord]:
     for output in outputs:
         place = root / output
         found = sorted(place.rglob("*")) if place.is_dir() else [place]
-        files.update({path.relative_to(root).as_posix(): _record(path) for path in found if path.is_file()})
+        files.update({path.relative_to(root).as_posix(): record_of(path) for path in found if path.is_file()})
     return files
 
 
@@ -212,8 +214,3 @@ def s3_errors(uri: str) -> Iterator[None]:
 
 def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", "unknown"))
-
-
-def _record(path: Path) -> FileRecord:
-    with path.open("rb") as handle:
-        return FileRecord(size=path.stat().st_size, sha256=hashlib.file_digest(handle, "sha256").hexdigest())

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.bucket import Bucket, FileRecord, describe, open_bucket
+from components.bucket import Bucket, describe, open_bucket
 from components.workspace import Workspace
 from pipelines.stage import VARIANT, Stage, upstream
 from pipelines.stages import STAGES
+from yolo_core.digest import FileRecord
 from yolo_core.errors import DataError, UsageError, YoloError
 
 if TYPE_CHECKING:

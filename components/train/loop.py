@@ -1,22 +1,25 @@
-"""What each Ray Train worker runs: a `Trainer`, one report per saved state on every rank."""
+"""What each Ray Train worker runs: a `Trainer` that keeps its states in the storage.
+
+Ray is told of no checkpoints: a worker that starts, for the first time or after a failure, goes on from what
+the storage holds. Ray's own keeping would fail a training whose store refuses once, trusts what it reads, and
+cannot fall back to an older state.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 
+from components.train.checkpoints import open_states
 from components.train.plan import TrainPlan
+from components.train.stopping import when_terminated
 from yolo_core.data.coco import open_dataset
 from yolo_core.engine.epoch import Hooks, StepProgress
 from yolo_core.engine.ranks import Ranks
@@ -27,75 +30,54 @@ _POST_SECONDS = 0.5
 
 
 def train_loop(config: dict[str, Any]) -> dict[str, str]:
-    """Train a plan's epochs, from the latest checkpoint if Ray has one.
+    """Train a plan's epochs, from the newest state in the storage if there is one.
 
     Args:
-        config: ``plan`` (`TrainPlan`), ``board`` (handle of a `Board` actor) and ``threads`` per worker.
+        config: ``plan`` (`TrainPlan`), ``board`` (handle of a `Board` actor), ``threads`` per worker,
+            ``storage`` and how many states to ``keep`` there.
 
     Returns:
-        Empty, or ``{"diverged": message}``: Ray would only repeat what ends in the same way.
+        Empty; ``{"diverged": message}``, as Ray would only repeat what ends in the same way; or ``{"stopped":
+        "yes"}`` after a termination signal, once the state is stored.
     """
     plan: TrainPlan = config["plan"]
+    board = config["board"]
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     ranks = Ranks(rank=context.get_world_rank(), world_size=context.get_world_size())
-    with tempfile.TemporaryDirectory(prefix="train-") as scratch:
-        folder = Path(scratch)
-        _fetch_checkpoint(folder)
-        trainer = Trainer(
-            plan.settings, open_dataset(plan.dataset_root), folder, ranks=ranks, device=get_device()
-        )
-        trainer.resume()
-        kept = folder if ranks.is_first else None
-        hooks = Hooks(
-            progress=_step_poster(config["board"]) if ranks.is_first else None,
-            saved=lambda saved: _report({"epoch": float(saved.epoch)}, kept, f"-{saved.batches:06d}"),
-        )
-        try:
-            for result in trainer.epochs(hooks):
-                if ranks.is_first:
-                    config["board"].post_row.remote(result.metrics)
-                _report(result.metrics, kept)
-        except NonFiniteLossError as error:
-            return {"diverged": str(error)}
-    return {}
-
-
-def _report(metrics: dict[str, float], folder: Path | None, within: str = "") -> None:
-    """Report a state; rank 0 hands over a snapshot of the folder, which Ray stores and then deletes.
-
-    ``within`` tells states inside of an epoch apart.
-    """
-    if folder is None:
-        ray.train.report(metrics)
-        return
-    snapshot = Path(tempfile.mkdtemp(prefix="state-", dir=folder.parent))
-    for path in folder.iterdir():
-        os.link(path, snapshot / path.name)  # files are replaced whole, so a link keeps this state's
-    ray.train.report(
-        metrics,
-        checkpoint=Checkpoint.from_directory(str(snapshot)),
-        checkpoint_dir_name=f"epoch-{int(metrics['epoch']):05d}{within}-{time.time_ns()}",
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+    states = open_states(config["storage"], plan, keep=config["keep"], warn=board.post_note.remote)
+    trainer = Trainer(
+        plan.settings, open_dataset(plan.dataset_root), states, ranks=ranks, device=get_device()
     )
+    if trainer.resume() and ranks.is_first:
+        board.post_earlier.remote(trainer.history)
+    when_terminated(trainer.request_stop)
+    hooks = Hooks(progress=_step_poster(board, trainer.request_stop) if ranks.is_first else None)
+    try:
+        for result in trainer.epochs(hooks):
+            if ranks.is_first:
+                board.post_row.remote(result.metrics)
+    except NonFiniteLossError as error:
+        return {"diverged": str(error)}
+    return {"stopped": "yes"} if trainer.stopped else {}
 
 
-def _fetch_checkpoint(folder: Path) -> None:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as stored:
-            shutil.copytree(stored, folder, dirs_exist_ok=True)
+def _step_poster(board: Any, stop: Callable[[], None]) -> Callable[[StepProgress], None]:
+    """Return a callback that posts the latest step, at most twice a second and without waiting.
 
-
-def _step_poster(board: Any) -> Callable[[StepProgress], None]:
-    """Return a callback that posts the latest step, at most twice a second and without waiting."""
+    It calls ``stop`` when the answer to the post before says so.
+    """
     last = 0.0
+    answer: Any = None
 
     def post(step: StepProgress) -> None:
-        nonlocal last
+        nonlocal last, answer
         now = time.monotonic()
-        if now - last >= _POST_SECONDS:
-            last = now
-            board.post_step.remote(asdict(step))
+        if now - last < _POST_SECONDS:
+            return
+        last = now
+        if answer is not None and ray.get(answer):
+            stop()
+        answer = board.post_step.remote(asdict(step))
 
     return post

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from components.train.config import TrainConfig
+from components.train.config import RESUME_AUTO, RESUME_NEVER, TrainConfig
+from components.train.fingerprint import fingerprint, identity
+from components.train.pretrained import Registry, StartWeights, find_weights, finished_weights
 from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.engine.anchors import AnchorFit, Sizes, box_sizes, fit_anchors, judge_anchors, needed_ratio
 from yolo_core.engine.auto_recipe import (
@@ -23,28 +24,32 @@ from yolo_core.engine.auto_recipe import (
     fit_matching,
 )
 from yolo_core.engine.recipe import Hyperparameters, get_preset
-from yolo_core.engine.settings import TrainSettings, settings_document
+from yolo_core.engine.settings import TrainSettings
 from yolo_core.engine.train import build_model
-from yolo_core.errors import UsageError
+from yolo_core.model.variants import get_variant
 from yolo_core.model.weights import describe, read_checkpoint
-
-_RESULT_VERSION = 2
-"""Part of the fingerprint: raise it when a change of the code makes old states wrong to resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
     """One training, decided to the last number.
 
-    ``reasons`` say why the recipe is as it is. ``fingerprint`` names everything that the result depends
-    on, so that an interrupted training is only ever continued by one with the same plan.
+    ``reasons`` say why the recipe is as it is. ``identity`` is everything that the result depends on, so that
+    an interrupted training is only ever continued by one with the same; see `components.train.fingerprint`.
+    ``weights`` is what it starts from; None is from scratch.
     """
 
     settings: TrainSettings
     dataset_root: Path
     reasons: tuple[str, ...]
     anchor_fit: AnchorFit
-    fingerprint: str
+    identity: Mapping[str, Any]
+    weights: StartWeights | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the identity."""
+        return fingerprint(self.identity)
 
     @property
     def run_name(self) -> str:
@@ -52,14 +57,29 @@ class TrainPlan:
         return f"{self.settings.variant}-{self.fingerprint[:16]}"
 
 
-def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root: Path) -> TrainPlan:
-    """Decide everything that a training needs; ``root`` is what a relative ``pretrained`` starts from.
+def make_plan(
+    config: TrainConfig,
+    variant: str,
+    dataset: DetectionDataset,
+    root: Path,
+    registry: Registry | None = None,
+) -> TrainPlan:
+    """Decide everything that a training needs.
+
+    Args:
+        config: the section, in numbers.
+        variant: the model's name.
+        dataset: what it learns from.
+        root: what a relative ``pretrained`` or ``resume`` starts from.
+        registry: where ``models:/...`` is looked up.
 
     Raises:
         UsageError: a setting, path or variant is wrong, before anything heavy has started.
         DataError: the dataset has no training boxes or lacks the val split.
+        UnreachableError: the registry does not answer.
     """
-    pretrained = _pretrained_path(config.pretrained, root)
+    weights = _weights(config, variant, dataset, root, registry)
+    pretrained = None if weights is None else weights.path
     samples = dataset.samples("train")
     start = _start(pretrained, dataset)
     run = RunFacts(variant=variant, batch_size=config.batch_size, epochs=config.epochs, start=start)
@@ -82,18 +102,9 @@ def make_plan(config: TrainConfig, variant: str, dataset: DetectionDataset, root
         dataset_root=dataset.root,
         reasons=reasons,
         anchor_fit=fit,
-        fingerprint=fingerprint(settings, dataset.digest),
+        identity=identity(settings, dataset.digest),
+        weights=weights,
     )
-
-
-def fingerprint(settings: TrainSettings, dataset_digest: str) -> str:
-    """Return a digest of all that decides the result: not threads, workers, places or times of saving."""
-    document = settings_document(settings)
-    del document["loader_threads"], document["checkpoint_steps"]
-    if settings.pretrained is not None:
-        document["pretrained"] = hashlib.sha256(settings.pretrained.read_bytes()).hexdigest()
-    content = {"version": _RESULT_VERSION, "dataset": dataset_digest, "settings": document}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _recipe(
@@ -147,13 +158,16 @@ def _anchors(
     return fit_anchors(sizes, given, recipe.anchor_t, seed=config.seed, least_gain=gain)
 
 
-def _pretrained_path(given: str | None, root: Path) -> Path | None:
-    if given is None:
-        return None
-    path = root / Path(given).expanduser()
-    if not path.is_file():
-        raise UsageError(f"train.pretrained: no file {path}; give the path of a .pt or .safetensors file")
-    return path.resolve()
+def _weights(
+    config: TrainConfig, variant: str, dataset: DetectionDataset, root: Path, registry: Registry | None
+) -> StartWeights | None:
+    """Find the checkpoint to start from: the one named, or a finished training's that is gone on from."""
+    get_variant(variant)  # a wrong name is a clearer complaint than what follows from it
+    if config.resume not in (RESUME_AUTO, RESUME_NEVER) and "://" not in config.resume:
+        finished = finished_weights(root / Path(config.resume).expanduser(), variant, dataset.names)
+        if finished is not None:
+            return finished
+    return find_weights(config.pretrained, root, registry)
 
 
 def _start(pretrained: Path | None, dataset: DetectionDataset) -> Start:

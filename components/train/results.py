@@ -5,42 +5,39 @@ from __future__ import annotations
 import csv
 import json
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
-
-from components.plots import plot_confusion
 from components.train.plan import TrainPlan
-from components.train.plots import plot_curves, plot_labels
+from components.train.plots import plot_curves
 from yolo_core.data.coco import DetectionDataset
-from yolo_core.data.loader import TrainLoader, TrainLoaderSettings
-from yolo_core.data.preview import contact_sheet
-from yolo_core.engine.checkpoint import load_state
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate
-from yolo_core.engine.settings import augmentation_of, settings_document
-from yolo_core.engine.train import BEST_FILE, LAST_FILE, VALIDATION_NMS
+from yolo_core.engine.settings import settings_document
+from yolo_core.engine.states import StateStore
+from yolo_core.engine.train import VALIDATION_NMS
+from yolo_core.errors import CheckpointError
 from yolo_core.model.weights import load_checkpoint
 
 History = Sequence[Mapping[str, float]]
 _VERSIONS = ("torch", "torchvision", "numpy", "ray", "opencv-python-headless")
 
 
-def write_models(checkpoint: Path, target: Path, plan: TrainPlan) -> list[dict[str, float]]:
-    """Fill the models folder from the last checkpoint's folder; returns the training's history."""
+def write_models(states: StateStore, target: Path, plan: TrainPlan) -> list[dict[str, float]]:
+    """Fill the models folder from a finished training's last state; returns the training's history."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in (BEST_FILE, LAST_FILE):
-        shutil.copyfile(checkpoint / name, target / name)
-    values = load_state(checkpoint).values
+    found = states.newest(weights_to=target)
+    if found is None:
+        raise CheckpointError(f"the states of the training are gone from {states.place}; train again")
+    values = found[1].values
     history: list[dict[str, float]] = values["history"]
     document = {
         "settings": settings_document(plan.settings),
         "reasons": list(plan.reasons),
         "fingerprint": plan.fingerprint,
         "dataset_digest": values["dataset_digest"],
+        "pretrained": None if plan.weights is None else plan.weights.lineage,
         "best_epoch": values["best_epoch"],
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
     }
@@ -82,38 +79,12 @@ def write_report(report: Mapping[str, Any], history: History, json_path: Path, c
     json_path.parent.mkdir(parents=True, exist_ok=True)
     _write_json(json_path, report)
     with csv_path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=list(history[0]))
+        columns = dict.fromkeys(key for row in history for key in row)  # some epochs lack a figure
+        table = csv.DictWriter(file, fieldnames=list(columns))
         table.writeheader()
         for row in history:
             rounded = {key: f"{value:.6g}" for key, value in row.items()}
             table.writerow({**rounded, "epoch": int(row["epoch"]) + 1})
-
-
-def draw_data(plan: TrainPlan, dataset: DetectionDataset, folder: Path) -> list[Path]:
-    """Draw the labels and the first training batch into a folder; returns the pictures."""
-    samples = dataset.samples("train")
-    labels, batch = folder / "labels.png", folder / "train_batch.png"
-    plot_labels(samples, dataset.names, labels)
-    settings = plan.settings
-    loader = TrainLoader(
-        samples,
-        TrainLoaderSettings(
-            image_size=settings.image_size,
-            batch_size=min(settings.batch_size, 16),
-            augmentation=augmentation_of(settings.hyperparameters),
-            seed=settings.seed,
-        ),
-    )
-    first = next(iter(loader))
-    cv2.imwrite(str(batch), contact_sheet([first], dataset.names))
-    return [labels, batch]
-
-
-def draw_confusion(validation: Evaluation, names: Sequence[str], folder: Path) -> Path:
-    """Draw the confusion matrix of an evaluation."""
-    path = folder / "confusion.png"
-    plot_confusion(validation.confusion.matrix, names, path)
-    return path
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -1,30 +1,22 @@
-"""The full state of a training on disk: tensors as safetensors, everything else as JSON, no pickle.
+"""The state of a training in memory: everything that a later process needs to go on to the same bits.
 
-A folder holds ``state.json`` and the tensor file that it names. The JSON is replaced last and in one
-rename, so a process that is killed at any moment leaves the state of before or of after, never a mixture.
-Exported weights are another thing: `yolo_core.model.weights`.
+`yolo_core.engine.states` keeps states on disk. Exported weights are another thing: `yolo_core.model.weights`.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from yolo_core.errors import CheckpointError
-
-STATE_FORMAT = 2
-STATE_FILE = "state.json"
+Groups = Mapping[str, Mapping[str, Tensor]]
+"""Tensors by group (model, ema, momentum, ...) and by their name in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +30,9 @@ class TrainingState:
     values: Mapping[str, Any]
 
     @classmethod
-    def snapshot(cls, groups: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> TrainingState:
+    def snapshot(cls, groups: Groups, values: Mapping[str, Any]) -> TrainingState:
         """Copy tensors, named ``group.name``, and values, so that nothing done to them later shows."""
-        tensors = {
-            f"{group}.{name}": _plain(t) for group, named in groups.items() for name, t in named.items()
-        }
-        return cls(tensors=tensors, values=deepcopy(dict(values)))
+        return cls(tensors=Buffers().copy(groups), values=deepcopy(dict(values)))
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors below ``prefix.``, under their names without it."""
@@ -51,49 +40,42 @@ class TrainingState:
         return {name[len(start) :]: t for name, t in self.tensors.items() if name.startswith(start)}
 
 
-def save_state(folder: Path, state: TrainingState) -> None:
-    """Write a snapshot into ``folder`` (made if missing), atomically; what was there before is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    previous = _read_json(folder).get("tensors") if has_state(folder) else None
-    name = f"state-{state.values.get('iteration', 0)}.safetensors"
-    if name == previous:  # the same iteration again: keep the old file until the new JSON names the new one
-        name = f"again-{name}"
-    partial = folder / f"{name}.partial"
-    save_file(dict(state.tensors), partial)
-    partial.replace(folder / name)
-    document = {"format": STATE_FORMAT, "tensors": name, "values": dict(state.values)}
-    write_json(folder / STATE_FILE, document)
-    for old in folder.glob("*state-*.safetensors*"):
-        if old.name != name:
-            old.unlink()
+class Buffers:
+    """CPU memory for copies of tensors, used again and again.
 
+    The first write to fresh memory costs some twenty times the copy itself, which is what a training loop
+    would wait for. Memory that is copied into from a GPU is pinned.
+    """
 
-def has_state(folder: Path) -> bool:
-    """Say whether a complete state is in ``folder``."""
-    return (folder / STATE_FILE).is_file()
+    def __init__(self) -> None:
+        """Start with no memory."""
+        self._free: dict[tuple[str, torch.Size, torch.dtype], list[Tensor]] = {}
 
+    def reserve(self, groups: Groups) -> None:
+        """Add memory for one copy of tensors like these."""
+        for name, tensor in _dotted(groups).items():
+            memory = _memory_for(tensor)
+            memory.zero_()  # makes the system hand it out now
+            self._free.setdefault((name, tensor.shape, tensor.dtype), []).append(memory)
 
-def load_state(folder: Path) -> TrainingState:
-    """Read the state in ``folder``; `CheckpointError` names the file that is missing or broken."""
-    document = _read_json(folder)
-    if document.get("format") != STATE_FORMAT:
-        raise CheckpointError(
-            f"{folder / STATE_FILE} has format {document.get('format')!r}, but this version reads "
-            f"{STATE_FORMAT}; delete the folder to train anew"
-        )
-    path = folder / str(document["tensors"])
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete the folder to train anew") from None
-    return TrainingState(tensors=tensors, values=document["values"])
+    @torch.no_grad()
+    def copy(self, groups: Groups) -> dict[str, Tensor]:
+        """Return copies by ``group.name``, in the memory order of what they were taken of."""
+        copies = {}
+        on_gpu = False
+        for name, tensor in _dotted(groups).items():
+            free = self._free.get((name, tensor.shape, tensor.dtype))
+            copies[name] = free.pop() if free else _memory_for(tensor)
+            copies[name].copy_(tensor, non_blocking=True)
+            on_gpu = on_gpu or tensor.is_cuda
+        if on_gpu:
+            torch.cuda.synchronize()
+        return copies
 
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace a JSON file in one step."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    def give_back(self, copies: Mapping[str, Tensor]) -> None:
+        """Take back what `copy` returned, once nobody reads it any more."""
+        for name, memory in copies.items():
+            self._free.setdefault((name, memory.shape, memory.dtype), []).append(memory)
 
 
 def capture_rng() -> dict[str, Tensor]:
@@ -125,19 +107,18 @@ def restore_rng(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """Return a CPU copy in plain memory order: safetensors stores neither channels_last nor shared memory."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def seed_rng(*words: int) -> None:
+    """Start torch's, NumPy's and Python's global random generators anew from some numbers."""
+    torch_seed, numpy_seed, python_seed = np.random.SeedSequence(words).generate_state(3).tolist()
+    torch.manual_seed(torch_seed)
+    np.random.seed(numpy_seed)
+    random.seed(python_seed)
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    path = folder / STATE_FILE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"no training state in {folder}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete the folder to train anew") from None
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path} is not a training state; delete the folder to train anew")
-    return document
+def _dotted(groups: Groups) -> dict[str, Tensor]:
+    return {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+
+
+def _memory_for(tensor: Tensor) -> Tensor:
+    """Return CPU memory for a tensor, in its memory order: another order would cost time in the loop."""
+    return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)

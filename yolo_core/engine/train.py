@@ -7,40 +7,37 @@ its own `Trainer` and iterates over `Trainer.epochs` in step; all validate their
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from yolo_core.data.cache import CacheSettings, ImageCache, build_cache, spare_memory
+from yolo_core.data.cache import CacheSettings, ImageCache, spare_memory
 from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.data.loader import TrainBatch, TrainLoader, TrainLoaderSettings
-from yolo_core.engine.checkpoint import (
-    TrainingState,
-    capture_rng,
-    has_state,
-    load_state,
-    restore_rng,
-    save_state,
-)
+from yolo_core.engine.checkpoint import capture_rng, restore_rng, seed_rng
 from yolo_core.engine.epoch import EpochMeter, EpochResult, Hooks, Saved
 from yolo_core.engine.evaluate import EvalSettings, evaluate
+from yolo_core.engine.identity import deciding_settings, differences
 from yolo_core.engine.image_weights import class_maps, image_weights
 from yolo_core.engine.optimizer import freeze_layers
 from yolo_core.engine.precision import choose_precision
 from yolo_core.engine.ranks import Ranks
 from yolo_core.engine.schedule import Schedule
-from yolo_core.engine.settings import TrainSettings, augmentation_of, settings_document
+from yolo_core.engine.settings import TrainSettings, augmentation_of
+from yolo_core.engine.shared_cache import build_shared_cache
+from yolo_core.engine.states import FolderFiles, StateStore
 from yolo_core.engine.step import Compute, TrainStep
-from yolo_core.errors import NonFiniteLossError
+from yolo_core.engine.writer import StateWriter
+from yolo_core.errors import CheckpointError, NonFiniteLossError, UsageError
 from yolo_core.loss.detection import LossParts
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel, create_model
 from yolo_core.model.variants import get_variant
-from yolo_core.model.weights import load_matching, save_checkpoint
+from yolo_core.model.weights import describe, load_matching
 
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
@@ -49,11 +46,12 @@ VALIDATION_NMS = NmsSettings(confidence=0.001, iou=0.6, multi_label=True)
 
 
 class Trainer:
-    """Trains a model on a dataset's train split and keeps its state in a folder.
+    """Trains a model on a dataset's train split and keeps its states in a folder or another store.
 
-    The folder holds, after each epoch and at the iterations that the settings name, the training state; the
-    best averaged weights (``best.safetensors``); and after the last epoch ``last.safetensors``. `resume` goes
-    on from it, at the very batch, to the same bits as if nothing had happened.
+    After each epoch and at the iterations that the settings name, the state is copied and then written while
+    the training goes on, with the best averaged weights so far (``best.safetensors``) and after the last
+    epoch ``last.safetensors``. `resume` goes on from the newest, at the very batch, to the same bits as if
+    nothing had happened.
 
     Attributes:
         history: the metrics of every finished epoch.
@@ -64,17 +62,22 @@ class Trainer:
         self,
         settings: TrainSettings,
         dataset: DetectionDataset,
-        folder: Path,
+        place: Path | StateStore,
         *,
         ranks: Ranks | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """Build model, loader and optimiser. Raises `UsageError` or `DataError` before anything trains."""
+        """Build model, loader and optimiser; ``place`` is the folder or the store of the states.
+
+        Raises:
+            UsageError, DataError: before anything trains.
+        """
         self.settings = settings
         self.history: list[dict[str, float]] = []
         self.stopped = False
         self._dataset = dataset
-        self._folder = folder
+        self._store = place if isinstance(place, StateStore) else StateStore(FolderFiles(place))
+        self._writer = StateWriter(self._store)
         self._ranks = ranks or Ranks()
         self._device = device or torch.device("cpu")
         settings.check(self._ranks.world_size)
@@ -92,7 +95,12 @@ class Trainer:
             epochs=settings.epochs,
             batch_size=settings.batch_size,
         )
-        compute = Compute(device=self._device, precision=self._precision, ranks=self._ranks)
+        compute = Compute(
+            device=self._device,
+            precision=self._precision,
+            ranks=self._ranks,
+            sync_norms=self._synchronises_norms(),
+        )
         self._step = TrainStep(model, schedule, settings.image_size, compute)
         self._meter = EpochMeter(self._device)
         self._class_maps = [0.0] * len(dataset.names)
@@ -117,40 +125,54 @@ class Trainer:
         self._stop = True
 
     def resume(self) -> bool:
-        """Go on from the state in the folder, if there is one; say whether there was."""
-        if not has_state(self._folder):
+        """Go on from the newest whole state, if there is one; say whether there was. All ranks must call it.
+
+        Raises:
+            CheckpointError: every state is damaged, or they are of a training that ends elsewhere: with other
+                settings or data.
+        """
+        found = self._store.newest() if self._ranks.is_first else None
+        name = self._ranks.from_first(found[0] if found else "")  # no rank may choose another
+        if not name:
             return False
-        state = load_state(self._folder)
+        state = found[1] if found else self._store.load(name)
+        self._check_same(state.values)
         self._step.load(state)
         self._meter.load(state.group("epoch"), state.values["meter"], self._ranks)
         self.history = list(state.values["history"])
         self._best = (state.values["best_epoch"], state.values["best_fitness"])
         self._class_maps = state.values["class_maps"]
-        restore_rng(state.group(f"rng.{self._ranks.rank}") or state.group("rng.0"))
+        own = state.group(f"rng.{self._ranks.rank}")
+        if own:
+            restore_rng(own)
+        else:  # more ranks than there were: each new one draws numbers of its own
+            seed_rng(self.settings.seed, self._step.iteration, self._ranks.rank)
         return True
 
     def epochs(self, hooks: Hooks | None = None) -> Iterator[EpochResult]:
-        """Train the epochs that are left, one per item; each is saved before it is given out.
+        """Train the epochs that are left, one per item; whoever asks for no more waits until all is saved.
 
         Ends early when patience is over or a stop was requested (then `stopped` is set).
 
         Raises:
             NonFiniteLossError: on every rank when the loss or the weights of one are not finite; the folder
                 keeps the last good state.
+            UnreachableError: on rank 0, when the last state could not be stored.
         """
         hooks = hooks or Hooks()
-        while len(self.history) < self.settings.epochs and not self._out_of_patience():
-            self._meter.start()
-            self.stopped = self._train_epoch(hooks)
-            if self.stopped:
-                return
-            row = {"epoch": float(len(self.history)), **self._meter.losses(self._ranks)}
-            images_per_second = self._meter.images_per_second
-            row |= self._validate()
-            row["lr"] = self._step.learning_rate
-            row["images_per_second"] = images_per_second
-            row["seconds"] = self._meter.seconds
-            yield self._finish_epoch(self._ranks.from_first(row))
+        with StateWriter(self._store) as self._writer:
+            if self._ranks.is_first:
+                self._writer.begin(self._step.largest())
+            self._meter.clock.start()
+            while len(self.history) < self.settings.epochs and not self._out_of_patience():
+                self.stopped = self._train_epoch(hooks)
+                if self.stopped:
+                    return
+                row = {"epoch": float(len(self.history)), **self._meter.losses(self._ranks)}
+                with self._meter.clock.phase("validation"):
+                    row |= self._validate()
+                row |= self._step.learning_rates | self._meter.usage(self._ranks)
+                yield self._finish_epoch(self._ranks.from_first(row))
 
     def _finish_epoch(self, row: dict[str, float]) -> EpochResult:
         epoch = len(self.history)
@@ -159,17 +181,23 @@ class Trainer:
             self._best = (epoch, row["fitness"])
         self.history.append(row)
         self._meter = EpochMeter(self._device)
-        # The weights first and the state last, so that a state never refers to missing weights.
-        if is_best:
-            self._save_weights(BEST_FILE)
+        weights = [BEST_FILE] if is_best else []
         if len(self.history) == self.settings.epochs or self._out_of_patience():
-            self._save_weights(LAST_FILE)
-        self._save()
+            weights.append(LAST_FILE)
+        with self._meter.clock.phase("saving"):
+            self._save(weights)
         return EpochResult(epoch=epoch, metrics=row, fitness=row["fitness"], is_best=is_best)
 
     def _out_of_patience(self) -> bool:
         waited = len(self.history) - 1 - self._best[0]
         return 0 < self.settings.patience <= waited
+
+    def _synchronises_norms(self) -> bool:
+        if not self.settings.sync_batch_norm or self._ranks.world_size == 1:
+            return False
+        if self._device.type == "cpu":
+            raise UsageError("sync_batch_norm needs GPUs; set it to false, or train with one worker")
+        return True
 
     def _build_loader(self) -> TrainLoader:
         settings, ranks = self.settings, self._ranks
@@ -189,25 +217,25 @@ class Trainer:
         )
 
     def _build_cache(self, samples: Sequence[Sample], *, smooth: bool) -> ImageCache:
-        """Decode images once into a share of the memory that is free, or not at all if they do not fit."""
+        """Decode images once per machine into a share of the memory that is free, if they fit into it."""
         settings = CacheSettings(
             image_size=self.settings.image_size,
             smooth=smooth,
-            memory_bytes=spare_memory() // (4 * self._ranks.world_size),  # the ranks may share one machine
+            memory_bytes=spare_memory() // 4,
             threads=self.settings.loader_threads,
         )
-        return build_cache(samples, settings)
+        return build_shared_cache(samples, settings, self._ranks)
 
     def _train_epoch(self, hooks: Hooks) -> bool:
         """Train what is left of the epoch at hand; returns whether it was stopped before its end."""
         epoch, steps, every = len(self.history), len(self._loader), self.settings.checkpoint_steps
         self._open_epoch(epoch)
-        for batch in self._loader:
+        for batch in self._meter.waiting(self._loader):
             side = batch_side(self.settings, epoch, self._meter.batches)
             parts = self._step.forward(batch.images, batch.targets, side)
             stop = self._agree(parts, batch)
-            self._step.backward(parts.total)
-            self._meter.add(parts, len(batch.images) * self._ranks.world_size)
+            norm = self._step.backward(parts.total, measure_norm=self._meter.wants_norm)
+            self._meter.add(parts, batch.whole, norm)
             done = self._meter.batches
             if hooks.progress is not None:
                 hooks.progress(self._meter.progress(epoch=epoch, epochs=self.settings.epochs, steps=steps))
@@ -215,7 +243,8 @@ class Trainer:
             if stop or due or done == steps:
                 self._check_weights(batch)
             if stop or due:
-                self._save()
+                with self._meter.clock.phase("saving"):
+                    self._save()
                 if hooks.saved is not None:
                     hooks.saved(Saved(epoch=epoch, batches=done))
             if stop:
@@ -284,9 +313,22 @@ class Trainer:
             world_size=self._ranks.world_size,
         )
 
-    def _save(self) -> None:
-        """Write the state as it is after the latest iteration; all ranks must call it, rank 0 writes."""
-        losses, meter = self._meter.state(self._ranks)
+    def _check_same(self, values: Mapping[str, Any]) -> None:
+        """Refuse to go on from a state of a training whose result would be another."""
+        now = {"dataset_digest": self._dataset.digest, **deciding_settings(self.settings)}
+        then = {"dataset_digest": values["dataset_digest"], **values["settings"]}
+        if found := differences(then, now):
+            raise CheckpointError(
+                f"the state in {self._store.place} is of another training ({'; '.join(found[:3])}); "
+                "train in another folder, or delete it to train anew"
+            )
+
+    def _save(self, weights: Sequence[str] = ()) -> None:
+        """Save the state, and weights by the names of their files, as they are now.
+
+        All ranks must call it, rank 0 writes.
+        """
+        epoch, meter = self._meter.state(self._ranks)
         rng = {f"rng.{rank}": states for rank, states in enumerate(self._ranks.gather(capture_rng()))}
         if not self._ranks.is_first:
             return
@@ -297,17 +339,20 @@ class Trainer:
             "best_fitness": self._best[1],
             "class_maps": self._class_maps,
             "history": self.history,
-            "settings": settings_document(self.settings),
+            "settings": deciding_settings(self.settings),
             "dataset_digest": self._dataset.digest,
         }
-        own, step = TrainingState.snapshot({"epoch": losses, **rng}, values), self._step.state()
-        tensors = {**step.tensors, **own.tensors}
-        save_state(self._folder, TrainingState(tensors=tensors, values={**step.values, **own.values}))
+        groups, step_values = self._step.parts()
+        self._writer.put(
+            {**groups, "epoch": epoch, **rng},
+            {**step_values, **values},
+            {name: self._weights_metadata() for name in weights},
+        )
 
-    def _save_weights(self, name: str) -> None:
-        if not self._ranks.is_first:
-            return
-        metadata = {
+    def _weights_metadata(self) -> dict[str, Any]:
+        """Return what the header of a file of the averaged weights says."""
+        return {
+            **describe(self.model),
             "epoch": len(self.history) - 1,
             "fitness": self.history[-1]["fitness"],
             "map50": self.history[-1]["map50"],
@@ -318,7 +363,6 @@ class Trainer:
             "dataset_digest": self._dataset.digest,
             "seed": self.settings.seed,
         }
-        save_checkpoint(self.model, self._folder / name, metadata)
 
 
 def build_model(settings: TrainSettings, dataset: DetectionDataset) -> DetectionModel:

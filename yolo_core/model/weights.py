@@ -118,19 +118,26 @@ def save_checkpoint(model: DetectionModel, path: str | Path, metadata: Mapping[s
         raise CheckpointError("a fused model cannot be trained again, so it is not saved; save before fuse()")
     if path.suffix != ".safetensors":
         raise CheckpointError(f"checkpoints are written as .safetensors; rename {path.name}")
+    header = _header({**metadata, **describe(model)}, path.name)
     try:
-        header = json.dumps({**metadata, **describe(model)}, allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"metadata for {path.name} cannot be written as JSON: {error}") from error
-    # clone: safetensors refuses tensors that share memory, and wants plain row-major ones.
-    state = {
-        name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        for name, value in model.state_dict().items()
-    }
-    try:
-        _write_atomically(state, path, header)
+        _write_atomically(model.state_dict(), path, header)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a copy of a model's tensors, for callers that see to atomicity themselves.
+
+    Args:
+        state: what `DetectionModel.state_dict` returned, or a copy of it.
+        path: the file to write.
+        metadata: anything JSON can hold, with what `describe` says of the model.
+
+    Raises:
+        CheckpointError: metadata that is not JSON.
+        OSError, SafetensorError: a disk that refuses.
+    """
+    _write(state, path, _header(metadata, path.name))
 
 
 def describe(model: DetectionModel) -> dict[str, Any]:
@@ -148,13 +155,29 @@ def describe(model: DetectionModel) -> dict[str, Any]:
     }
 
 
-def _write_atomically(state: dict[str, Tensor], path: Path, header: str) -> None:
+def _header(metadata: Mapping[str, Any], name: str) -> str:
+    try:
+        return json.dumps(metadata, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"metadata for {name} cannot be written as JSON: {error}") from error
+
+
+def _write(state: Mapping[str, Tensor], path: Path, header: str) -> None:
+    # clone: safetensors refuses tensors that share memory, and wants plain row-major ones.
+    plain = {
+        name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    save_file(plain, path, metadata={_HEADER_KEY: header})
+
+
+def _write_atomically(state: Mapping[str, Tensor], path: Path, header: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     part = Path(name)
     try:
-        save_file(state, part, metadata={_HEADER_KEY: header})
+        _write(state, part, header)
         part.chmod(0o644)  # mkstemp makes files that only their owner may read
         with part.open("rb") as file:
             os.fsync(file.fileno())  # else a power cut could leave the new name with nothing in it

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from components.bucket import FileRecord, describe, open_bucket
+from components.bucket import describe, open_bucket
+from yolo_core.digest import FileRecord
 from yolo_core.errors import UnreachableError, UsageError
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.yolo_core.engine.kept import has_state, load_state
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.data.loader import TrainBatch, TrainLoader
-from yolo_core.engine.checkpoint import has_state, load_state
 from yolo_core.engine.epoch import Hooks, StepProgress
 from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.engine.settings import TrainSettings

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.yolo_core.engine.kept import load_state
 from yolo_core.data.coco import DetectionDataset
-from yolo_core.engine.checkpoint import load_state
 from yolo_core.engine.epoch import TIMINGS, Hooks, Saved, StepProgress
 from yolo_core.engine.recipe import Hyperparameters
 from yolo_core.engine.settings import TrainSettings

