@@ -84,7 +84,8 @@ def study_report(dataset: DetectionDataset, label: str, **changes: Any) -> dict[
         "dataset": dataset.name,
         "dataset_digest": dataset.digest,
         "split": "test",
-        "settings": {"batch_size": 1, "confidence": 0.001, "iou": 0.7, "augment": False, "device": "cpu"},
+        "settings": {"batch_size": 1, "precision": "fp32", "confidence": 0.001, "iou": 0.7, "augment": False}
+        | {"device": "cpu"},
         "environment": {"cpu": "Some CPU", "threads": 2},
         "points": [point],
         "best": {"image_size": 128, "map": 0.5, "map50": 0.75},

@@ -25,7 +25,11 @@ from components.study.page import text
 from components.study.plots import plot_study, shows_efficientdet, total_ms, until_best
 from components.tracking import NullTracker
 from components.workspace import Workspace
-from yolo_core.errors import UsageError
+from yolo_core.data.coco import DetectionDataset
+from yolo_core.errors import DataError, UsageError
+from yolo_core.metrics.coco_matching import coco_matches, save_matches
+
+from .contest import draw_dataset, find_boxes, study_report
 
 Put = Callable[..., Path]
 
@@ -112,7 +116,7 @@ class Page(HTMLParser):
             self.pictures.append(str(given["src"]))
         for key in ("src", "href"):
             value = given.get(key)
-            if value is not None and not value.startswith("data:"):
+            if value is not None and not value.startswith(("data:", "#")):
                 self.outward.append(value)
 
     def handle_data(self, data: str) -> None:
@@ -287,9 +291,71 @@ def test_a_broken_study_is_named(put_reports: Put, content: str, message: str) -
         read_reports(folder, ["yolov5n"])
 
 
-def test_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(UsageError, match="metric is 'f1'; choose one of map, map50, coco_ap, coco_ap50"):
-        load_section({"compare": {"metric": "f1"}}, "compare", CompareConfig)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metric": "f1"}, "metric is 'f1'; choose one of map, map50, coco_ap, coco_ap50"),
+        ({"resamples": 0}, "resamples must be 1 or more and level lie in 0..1, got 0 and 0.95"),
+        ({"level": 1.0}, "got 1000 and 1.0"),
+    ],
+)
+def test_values_out_of_range_are_refused(
+    params: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_section({"compare": {**params["compare"], **change}}, "compare", CompareConfig)
+
+
+def put_studies(put_reports: Put, root: Path, errors: dict[str, float]) -> DetectionDataset:
+    """Studies of drawn detections with the matches that the study stage leaves beside its report."""
+    dataset = draw_dataset(root / "boxes")
+    for variant, error in errors.items():
+        put_reports(
+            study_report(dataset, variant) | {"gflops_640": 4.5, "parameters": 1, "coco_val2017": False}
+        )
+        rows = find_boxes(dataset, error=error)
+        save_matches(
+            root / f"reports/study/{variant}.npz",
+            coco_matches(dataset.annotations("test"), rows),
+            {
+                "model_digest": f"sha256:{variant}",
+                "dataset_digest": dataset.digest,
+                "split": "test",
+                "image_size": 128,
+                "names": list(dataset.names),
+            },
+        )
+    return dataset
+
+
+def test_the_page_tells_how_sure_the_figures_are(
+    job: Any, put_reports: Put, compare_config: CompareConfig, tmp_path: Path
+) -> None:
+    put_studies(put_reports, tmp_path, {"yolov5n": 0.03, "yolov5s": 0.15})
+    this = job("yolov5n", "yolov5s")
+    run(compare_config, this)
+    content = this.path("reports/study.html").read_text(encoding="utf-8")
+    assert "yolov5s loses against yolov5n: AP -" in content
+    assert content.count("<svg") == 4 and Page(content).outward == []
+    page = content
+    run(compare_config, this)
+    assert this.path("reports/study.html").read_text(encoding="utf-8") == page  # nothing is left to chance
+
+
+def test_studies_without_matches_or_with_those_of_another_are_told(
+    job: Any, put_reports: Put, compare_config: CompareConfig, tmp_path: Path
+) -> None:
+    put_studies(put_reports, tmp_path, {"yolov5n": 0.03, "yolov5s": 0.1, "yolov5m": 0.1})
+    (tmp_path / "reports/study/yolov5s.npz").unlink()
+    shutil.copy(tmp_path / "reports/study/yolov5n.npz", tmp_path / "reports/study/yolov5m.npz")
+    this = job("yolov5n", "yolov5s", "yolov5m")
+    run(compare_config, this)
+    content = this.path("reports/study.html").read_text(encoding="utf-8")
+    assert "as its study left no detections: yolov5s, yolov5m." in content
+    assert "How sure each AP is" in content and "wins against" not in content
+    (tmp_path / "reports/study/yolov5n.npz").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"yolov5n\.npz cannot be read as matches"):
+        run(compare_config, this)
 
 
 def test_a_line_ends_at_the_best_size() -> None:
