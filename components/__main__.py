@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from components.cli import Parser, complain, new_parser, say, show, unexpected
-from components.runner import Options, load_params, resolve, run_stage
+from components.runner import Options, load_params, resolve, run_stage, stage_request
 from components.workspace import local_workspace
 from pipelines.stages import STAGES
 from yolo_core.errors import UsageError, YoloError
@@ -101,19 +101,10 @@ def _dispatch(argv: list[str]) -> int:
 def _run_stage_command(name: str, rest: list[str]) -> int:
     stage = next(stage for stage in STAGES if stage.name == name)
     options = _stage_parser(name).parse_args(rest)
-    for flag, act in (("preview", _preview), ("diff", _diff), ("fix", _fix)):
+    for flag, act in (("preview", _preview), ("diff", _diff), ("fix", _fix), ("dry_run", _dry_run)):
         if getattr(options, flag, None) is not None:
             return act(options)
-    result = run_stage(
-        stage,
-        Options(
-            params=options.params,
-            workspace=options.workspace,
-            variant=options.variant,
-            run_id=options.run_id,
-            overrides=tuple(options.overrides),
-        ),
-    )
+    result = run_stage(stage, _stage_options(options))
     show(result, as_json=options.json)
     return 0
 
@@ -122,6 +113,13 @@ def _stage_parser(name: str) -> Parser:
     parser = new_parser(name, f"{STAGE_HELP[name]}.")
     parser.add_argument("--variant", help="model variant, for stages that run per variant")
     parser.add_argument("--run-id", help="id of the pipeline run; stages of one run share it")
+    if name == "train":
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            default=None,
+            help="only show the plan: model, batch, steps, workers, recipe, and what goes where",
+        )
     if name == "dataset":
         parser.add_argument(
             "--preview",
@@ -170,6 +168,30 @@ def _fix(options: argparse.Namespace) -> int:
     result = resolve("components.dataset.fix:fix")(folder, target)
     show(result, as_json=options.json)
     return 0
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    workspace = local_workspace(options.workspace)
+    stage = next(stage for stage in STAGES if stage.name == "train")
+    plan = resolve("components.train.dry_run:dry_run")(
+        stage_request(stage, _stage_options(options)), workspace
+    )
+    if options.json:
+        show(plan, as_json=True)
+    else:
+        for line in resolve("components.train.dry_run:describe")(plan):
+            say(line)
+    return 0
+
+
+def _stage_options(options: argparse.Namespace) -> Options:
+    return Options(
+        params=options.params,
+        workspace=options.workspace,
+        variant=options.variant,
+        run_id=options.run_id,
+        overrides=tuple(options.overrides),
+    )
 
 
 def _preview(options: argparse.Namespace) -> int:

@@ -73,19 +73,8 @@ def run_stage(stage: Stage, options: Options) -> dict[str, Any]:
         YoloError: with the exit code of the command line; whatever can be wrong with the request is
             found before the stage works or anything is deleted.
     """
-    params = load_params(options)
-    config = load_section(params, stage.name, resolve(WORK[stage.name][0]))
-    variant = _check_variant(stage, options.variant, params)
-    tracking: TrackingConfig = load_section(params, "tracking", TrackingConfig)
-    request = StageRequest(
-        stage=stage,
-        variant=variant,
-        config=config,
-        params=params,
-        tracking=tracking,
-        run_id=pipeline_run_id(options, params),
-    )
-    if str(getattr(config, "ray_address", None)).startswith(("http://", "https://")):
+    request = stage_request(stage, options)
+    if str(getattr(request.config, "ray_address", None)).startswith(("http://", "https://")):
         handed_over: dict[str, Any] = resolve("components.train.submit:hand_over")(request, options.workspace)
         return handed_over
     if options.workspace.startswith(S3_SCHEME):
@@ -94,6 +83,22 @@ def run_stage(stage: Stage, options: Options) -> dict[str, Any]:
         result: dict[str, Any] = run_remote(options.workspace, request)
         return result
     return request.run_in(local_workspace(options.workspace))
+
+
+def stage_request(stage: Stage, options: Options) -> StageRequest:
+    """Read and check what a command line asks of a stage; `UsageError` says what is wrong."""
+    params = load_params(options)
+    config = load_section(params, stage.name, resolve(WORK[stage.name][0]))
+    variant = _check_variant(stage, options.variant, params)
+    tracking: TrackingConfig = load_section(params, "tracking", TrackingConfig)
+    return StageRequest(
+        stage=stage,
+        variant=variant,
+        config=config,
+        params=params,
+        tracking=tracking,
+        run_id=pipeline_run_id(options, params),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +134,7 @@ class StageRequest:
 
     def run_in(self, workspace: Workspace) -> dict[str, Any]:
         """Run the stage in a local folder."""
-        self._check_inputs(workspace)
+        self.check_inputs(workspace)
         from components.tracking import RunIdentity, open_run
 
         started = time.monotonic()
@@ -181,7 +186,8 @@ class StageRequest:
         job.workspace.publish(self.outputs)
         return result
 
-    def _check_inputs(self, workspace: Workspace) -> None:
+    def check_inputs(self, workspace: Workspace) -> None:
+        """Raise `UsageError` for an input that is missing, `GateError` for data that did not pass."""
         for template, path in zip(self.stage.inputs, self.inputs, strict=True):
             if not workspace.path(path).exists():
                 raise UsageError(missing_input(self, template, path, workspace.uri))
