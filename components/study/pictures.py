@@ -14,6 +14,7 @@ from components.plots import (
 from components.study.findings import Findings
 from components.study.samples import draw_samples, draw_worst
 
+PICTURES_FOLDER = "pictures"  # beside the page and the tables
 # File -> what it shows, in the order of the page. The last two are sheets of images.
 PICTURES = {
     "precision_recall.png": "Precision over recall",

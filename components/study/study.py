@@ -17,7 +17,7 @@ from components.study.evidence import write_curves, write_matches
 from components.study.fan import measure_here, measure_on_ray, missing_tasks
 from components.study.findings import examine, write_tables
 from components.study.measure import Bench, kept_or_measured, measure_accuracy, measure_times, open_bench
-from components.study.pictures import write_pictures
+from components.study.pictures import PICTURES_FOLDER, write_pictures
 from components.study.points import Points
 from components.study.subject import open_subject
 from components.study.table import release_table
@@ -199,7 +199,7 @@ def _log_pictures(job: Job, best: Evaluation) -> None:
         write_tables(findings, {}, folder)
         for path in sorted(folder.iterdir()):
             job.tracker.log_artifact(path)
-        pictures = folder / "pictures"
+        pictures = folder / PICTURES_FOLDER
         pictures.mkdir()
         write_pictures(findings, pictures)
         job.tracker.log_artifact(pictures)

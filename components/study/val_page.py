@@ -11,7 +11,7 @@ from typing import Any
 from components.pages import build_page, data_url, list_facts
 from components.study.findings import Findings, coco_figures, per_class
 from components.study.page import SORT, STYLE, Cell, sortable
-from components.study.pictures import PICTURES
+from components.study.pictures import PICTURES, PICTURES_FOLDER
 
 _MOST_IMAGES = 50  # of the table of images with errors
 _BROAD = ("errors.png", "calibration.png")
@@ -67,7 +67,7 @@ def write_page(
     """
     findings, rows = found
     evaluation = findings.evaluation
-    folder = path.with_name("pictures")
+    folder = path.with_name(PICTURES_FOLDER)
     size = f" at {evaluation.image_size} px" if evaluation.image_size else ""
     body = _BODY.substitute(
         summary=html.escape(f"{about['source']}: {len(evaluation.rows)} images{size}"),

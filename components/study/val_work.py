@@ -15,7 +15,7 @@ from tqdm import tqdm
 from components.runner import git_commit, orchestrator
 from components.store import TrackingConfig
 from components.study.findings import Findings, coco_figures, examine, write_tables
-from components.study.pictures import write_pictures
+from components.study.pictures import PICTURES, PICTURES_FOLDER, write_pictures
 from components.study.results_file import read_results
 from components.study.subject import Subject, open_subject
 from components.study.val_page import write_page
@@ -134,10 +134,10 @@ def run(options: argparse.Namespace, tracking: TrackingConfig) -> tuple[dict[str
     request = _request(options, tracking, root)
     tracker: Tracker = open_run(tracking, root, _identity(request)) if options.track else NullTracker()
     with tracker:
+        folder = _make_folder(options.out or root / "runs/val" / _slug(request))
         evaluation = request.measure()
         findings = examine(evaluation)
         about = {**request.about, "images": len(evaluation.rows)}
-        folder = options.out or root / "runs/val" / _slug(request)
         images = _write(findings, request.title, about, folder)
         _track(tracker, findings, about, folder)
     result = {
@@ -173,13 +173,22 @@ def _request(options: argparse.Namespace, tracking: TrackingConfig, root: Path) 
     return request
 
 
+def _make_folder(folder: Path) -> Path:
+    """Make the folder, without the pictures of another evaluation."""
+    try:
+        (folder / PICTURES_FOLDER).mkdir(parents=True, exist_ok=True)
+        for name in PICTURES:
+            (folder / PICTURES_FOLDER / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); pass another --out") from None
+    return folder
+
+
 def _write(findings: Findings, title: str, about: Mapping[str, Any], folder: Path) -> list[dict[str, object]]:
     """Write the folder; returns what is said of the images with errors, the worst first."""
-    pictures = folder / "pictures"
     try:
-        pictures.mkdir(parents=True, exist_ok=True)
         write_tables(findings, about, folder)
-        images = write_pictures(findings, pictures)
+        images = write_pictures(findings, folder / PICTURES_FOLDER)
         write_page(folder / PAGE, title, about, (findings, images))
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({error.strerror}); pass another --out") from None

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from components.study.results_file import read_results
 from components.study.val import val
@@ -81,6 +83,17 @@ def test_precision_and_recall(evaluation: Evaluation) -> None:
 def test_number_of_detections(evaluation: Evaluation, dataset: DetectionDataset) -> None:
     assert len(evaluation.detections) == pytest.approx(29_361, rel=0.002)
     assert {row["category_id"] for row in evaluation.detections} <= set(dataset.category_ids)
+
+
+def test_the_official_tool_reads_the_results_and_agrees(folder: Path, dataset: DetectionDataset) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.annotation_file("train")))
+        official = COCOeval(truth, truth.loadRes(str(folder / "detections.json")), "bbox")
+        official.evaluate()
+        official.accumulate()
+        official.summarize()
+    ours = json.loads((folder / "metrics.json").read_text())["coco"]
+    assert list(ours.values()) == pytest.approx(official.stats.tolist(), abs=1e-6)
 
 
 def test_the_official_coco_evaluation_runs_about_a_point_higher(evaluation: Evaluation) -> None:
