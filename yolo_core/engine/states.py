@@ -132,7 +132,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Saving:
-    """A state to save, and the weights that are new with it by the name of their file (``best.safetensors``)."""
+    """A state to save, and the weights that are new with it by file name (``best.safetensors``)."""
 
     state: TrainingState
     weights: Mapping[str, Weights] = field(default_factory=dict)
@@ -149,13 +149,17 @@ class _Manifest:
 
 
 class StateStore:
-    """Saves the states of one training and finds the newest whole one; one process at a time saves."""
+    """Saves the states of one training and finds the newest whole one; one process at a time saves.
+
+    Attributes:
+        warn: what hears in a line of whatever goes wrong and can be lived with.
+    """
 
     def __init__(self, files: Files, *, keep: int = 1, warn: Callable[[str], None] = _log.warning) -> None:
-        """``keep`` says how many of the latest states stay; ``warn`` hears of damaged ones."""
+        """``keep`` says how many of the latest states stay."""
         self._files = files
         self._keep = keep
-        self._warn = warn
+        self.warn = warn
         self._token = uuid.uuid4().hex[:8]
         self._kept: list[_Manifest] | None = None  # oldest first; None until it is known what is there
         self._number = 0
@@ -186,7 +190,7 @@ class StateStore:
                 faults.append(str(error))
                 continue
             for fault in faults:
-                self._warn(f"{fault}; going on from the state before it")
+                self.warn(f"{fault}; going on from the state before it")
             self._kept = self._readable(ordered[position : position + self._keep])
             self._show_weights(self._kept[-1].names)
             return name, state

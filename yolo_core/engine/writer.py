@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from yolo_core.engine.checkpoint import Buffers, Groups, TrainingState
 from yolo_core.engine.states import Saving, StateStore, Weights
 from yolo_core.errors import UnreachableError, YoloError
 
-_log = logging.getLogger(__name__)
 _AVERAGE = "ema."
 
 
@@ -41,16 +39,9 @@ class StateWriter:
     state is stored.
     """
 
-    def __init__(
-        self,
-        store: StateStore,
-        *,
-        warn: Callable[[str], None] = _log.warning,
-        patience: Patience | None = None,
-    ) -> None:
-        """``warn`` hears when the store refuses and when it takes again."""
+    def __init__(self, store: StateStore, patience: Patience | None = None) -> None:
+        """Write to a store, whose ``warn`` also hears when it refuses and when it takes again."""
         self._store = store
-        self._warn = warn
         self._patience = patience or Patience()
         self._buffers = Buffers()
         self._changed = Condition()
@@ -88,7 +79,7 @@ class StateWriter:
         message = self._lost()
         if kind is None:
             raise UnreachableError(message) from self._fault
-        self._warn(message)
+        self._store.warn(message)
 
     def put(
         self,
@@ -152,14 +143,14 @@ class StateWriter:
             self._store.save(saving)
         except (OSError, YoloError) as error:
             if self._fault is None:
-                self._warn(
+                self._store.warn(
                     f"the training state cannot be stored in {self._store.place}: {_reason(error)}; "
                     "training goes on, and it is tried again"
                 )
             self._fault = error
             return False
         if self._fault is not None:
-            self._warn(f"the training state is stored in {self._store.place} again")
+            self._store.warn(f"the training state is stored in {self._store.place} again")
         self._fault = None
         self._buffers.give_back(saving.state.tensors)
         return True
