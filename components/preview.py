@@ -10,8 +10,11 @@ import cv2
 
 from components.config import load_section
 from components.dataset.preview import preview
-from components.train.config import TrainConfig
+from components.store import TrackingConfig
+from components.train.config import TrainParams
 from components.train.plan import make_plan
+from components.train.pretrained import FETCHED, Registry
+from components.train.settle import assumed
 from yolo_core.data.coco import open_dataset
 from yolo_core.data.loader import TrainLoaderSettings
 from yolo_core.data.preview import augmentation_sheet
@@ -38,7 +41,11 @@ def draw_previews(folder: Path, target: Path, params: Mapping[str, Any], variant
     preview(folder, target)
     dataset = open_dataset(folder)
     root = folder.parents[1]  # the workspace's, which paths in the params start from
-    settings = make_plan(load_section(params, "train", TrainConfig), variant, dataset, root).settings
+    config = assumed(load_section(params, "train", TrainParams))
+    registry = Registry(
+        tracking=load_section(params, "tracking", TrackingConfig), root=root, folder=root / FETCHED
+    )
+    settings = make_plan(config, variant, dataset, root, registry).settings
     loading = TrainLoaderSettings(
         image_size=settings.image_size,
         batch_size=1,

@@ -17,6 +17,7 @@ from components.train.decide import Decided, decide
 from components.train.pretrained import Registry
 from components.train.resume import glance
 from components.workspace import Workspace
+from yolo_core.data.coco import Sample
 from yolo_core.data.loader import TrainLoader, TrainLoaderSettings
 from yolo_core.engine.precision import choose_precision
 from yolo_core.engine.schedule import Schedule
@@ -37,11 +38,12 @@ def dry_run(request: StageRequest, workspace: Workspace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dry-run-") as scratch:
         registry = Registry(tracking=request.tracking, root=workspace.root, folder=Path(scratch))
         decided = decide(request.config, str(request.variant), workspace, registry)
+        samples = decided.dataset.samples("train")
         return {
             "variant": request.variant,
             "model": _model(decided),
-            "data": _data(decided),
-            "length": _length(decided),
+            "data": _data(decided, len(samples)),
+            "length": _length(decided, samples),
             "compute": _compute(decided),
             "recipe": decided.plan.settings.hyperparameters.as_dict(),
             "reasons": [*decided.numbers.reasons, *decided.plan.reasons],
@@ -101,22 +103,22 @@ def _model(decided: Decided) -> dict[str, Any]:
     }
 
 
-def _data(decided: Decided) -> dict[str, Any]:
+def _data(decided: Decided, images: int) -> dict[str, Any]:
     dataset = decided.dataset
     return {
         "dataset": dataset.name,
         "digest": dataset.digest,
         "classes": len(dataset.names),
         "image_size": decided.plan.settings.image_size,
-        "train_images": len(dataset.samples("train")),
+        "train_images": images,
         "val_images": len(dataset.samples("val")),
     }
 
 
-def _length(decided: Decided) -> dict[str, Any]:
+def _length(decided: Decided, samples: list[Sample]) -> dict[str, Any]:
     settings, workers = decided.plan.settings, decided.numbers.config.workers
     loader = TrainLoader(
-        decided.dataset.samples("train"),
+        samples,
         TrainLoaderSettings(
             image_size=settings.image_size,
             batch_size=settings.batch_size,

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.job import Job
+from components.store import TrackingConfig
+from components.train.checkpoints import begin, forget, open_states
 from components.train.cluster import ClusterSettings, ray_cluster
 from components.train.config import TrainParams
-from components.train.plan import TrainPlan, make_plan
-from components.train.results import (
-    draw_confusion,
-    draw_data,
-    make_report,
-    measure,
-    write_models,
-    write_report,
-)
-from components.train.settle import SETTLED, Settled, settle
-from yolo_core.data.coco import DetectionDataset, open_dataset
+from components.train.decide import decide
+from components.train.pictures import draw_data, draw_quality
+from components.train.plan import TrainPlan
+from components.train.preflight import preflight
+from components.train.pretrained import FETCHED, Registry
+from components.train.record import EpochRecord
+from components.train.results import make_report, measure, write_models, write_report
+from components.train.resume import prepare
+from components.train.scaling import await_room
+from components.train.settle import SETTLED, Settled
+from yolo_core.data.coco import DetectionDataset
+from yolo_core.engine.states import StateStore
 from yolo_core.engine.train import BEST_FILE
 from yolo_core.errors import UsageError
 
@@ -36,13 +41,16 @@ def run(params: TrainParams, job: Job) -> dict[str, Any]:
     """
     if job.variant is None:
         raise UsageError("train needs a model variant; pass --variant yolov5n")
-    dataset = open_dataset(job.path("data/dataset"))
-    storage = params.storage if "://" in params.storage else str(job.path(params.storage))
-    numbers = settle(params, job.variant, dataset, storage)
-    config = numbers.config
-    plan = make_plan(config, job.variant, dataset, job.workspace.root)
+    tracking = TrackingConfig(uri=job.tracker.uri, experiment="-")
+    registry = Registry(tracking=tracking, root=job.workspace.root, folder=job.path(FETCHED))
+    decided = decide(params, job.variant, job.workspace, registry)
+    dataset, storage, plan = decided.dataset, decided.storage, decided.plan
+    numbers, config = decided.numbers, decided.numbers.config
+    show_data = partial(_show, job, partial(draw_data, plan, dataset))
+    record = EpochRecord(job.tracker, plan.fingerprint, show_data)
     _announce(plan, numbers, dataset, job)
-    numbers.keep()
+    if config.ray_address is None:
+        preflight(config, plan, dataset, storage)
     cluster = ClusterSettings(
         address=config.ray_address,
         cpus=config.workers * config.cpus_per_worker,
@@ -51,11 +59,20 @@ def run(params: TrainParams, job: Job) -> dict[str, Any]:
     with ray_cluster(cluster):
         from components.train.fit import fit  # imports Ray, which must find its environment prepared
 
-        result = fit(config, plan, job, storage)
-        with result.checkpoint.as_directory() as folder:
-            report = _write_results(plan, dataset, job, Path(folder))
-        result.filesystem.delete_dir(result.path)  # finished: there is nothing left to resume
+        if config.ray_address is not None:
+            preflight(config, plan, dataset, storage, await_room(config))
+        numbers.keep()
+        for done in (prepare(storage, plan, params.resume, decided.source), begin(storage, plan)):
+            if done is not None:
+                sys.stderr.write(f"{done}\n")
+        fit(config, plan, record, storage)
+    report = _write_results(plan, dataset, job, open_states(storage, plan, warn=_warn))
+    forget(storage, plan)  # finished: there is nothing left to resume
     return report
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _announce(plan: TrainPlan, numbers: Settled, dataset: DetectionDataset, job: Job) -> None:
@@ -68,24 +85,33 @@ def _announce(plan: TrainPlan, numbers: Settled, dataset: DetectionDataset, job:
     job.tracker.log_params({f"recipe.{key}": value for key, value in recipe.items()})
     chosen = {key: getattr(numbers.config, key) for key in SETTLED}
     job.tracker.log_params({f"settled.{key}": value for key, value in chosen.items()})
-    job.tracker.set_tags({"train.reasons": "; ".join(plan.reasons), "train.fingerprint": plan.fingerprint})
+    job.tracker.set_tags({"train.reasons": "; ".join(plan.reasons)})
+    if plan.weights is not None:
+        job.tracker.set_tags(
+            {f"train.pretrained.{key}": value for key, value in plan.weights.lineage.items()}
+        )
     job.tracker.log_dataset(dataset.name, dataset.digest, str(dataset.root), "training")
 
 
-def _write_results(plan: TrainPlan, dataset: DetectionDataset, job: Job, checkpoint: Path) -> dict[str, Any]:
+def _show(job: Job, draw: Callable[[Path], list[Path]]) -> None:
+    """Log the pictures that a function draws into a folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for picture in draw(Path(scratch)):
+            job.tracker.log_artifact(picture, "pictures")
+
+
+def _write_results(
+    plan: TrainPlan, dataset: DetectionDataset, job: Job, states: StateStore
+) -> dict[str, Any]:
     """Write what the stage promises and log it; returns the report."""
     models = job.path("models/{variant}")
-    history = write_models(checkpoint, models, plan)
+    history = write_models(states, models, plan)
     validation = measure(models / BEST_FILE, dataset, "val", plan)
     test = measure(models / BEST_FILE, dataset, "test", plan) if "test" in dataset.splits else None
     report = make_report(plan, dataset, history, test)
     json_path, csv_path = job.path("reports/train/{variant}.json"), job.path("reports/train/{variant}.csv")
     write_report(report, history, json_path, csv_path)
-    with tempfile.TemporaryDirectory() as scratch:
-        pictures = [*draw_data(plan, dataset, Path(scratch))]
-        pictures.append(draw_confusion(validation, dataset.names, Path(scratch)))
-        for picture in pictures:
-            job.tracker.log_artifact(picture, "pictures")
+    _show(job, partial(draw_quality, validation))
     for path in (models / "curves.png", models / "train.json", json_path, csv_path):
         job.tracker.log_artifact(path)
     job.tracker.log_metrics({f"best.{key}": report[key] for key in ("map50", "map", "fitness")})

@@ -113,12 +113,15 @@ def apply_plan(optimizer: torch.optim.Optimizer, plan: StepPlan) -> None:
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients down together so that their Euclidean norm is at most ``max_norm``.
+    """Scale all gradients down together to a Euclidean norm of ``max_norm`` at most; 0 only measures it.
 
     They must be whole: unscaled, averaged over ranks and accumulated over all batches of the step. Returns
     the norm before, a scalar on the device. Broken gradients stay broken, for loss scaling to see.
     """
-    return nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    if max_norm > 0:
+        return nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients)
 
 
 def memory_groups(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Tensor]]:
