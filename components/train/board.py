@@ -33,6 +33,15 @@ class Board:
         self._rows: list[Posted] = []
         self._notes: list[str] = []
         self._stop = False
+        self._room: Any = None
+
+    def take_room(self, group: Any) -> None:
+        """Note which of Ray's placement groups the workers are in."""
+        self._room = group
+
+    def room(self) -> Any:
+        """Return the placement group of the latest workers, or None."""
+        return self._room
 
     def request_stop(self) -> None:
         """Let the workers know, at their next step posted, that they are to stop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from components.train.plan import TrainPlan
 from components.train.record import EpochRecord
 from components.train.scaling import scaling_config, torch_config
 from components.train.scratch import scratch_folder
-from components.train.stopping import EXIT_CODE, WatchWorkers, on_sigterm
+from components.train.stopping import EXIT_CODE, WatchWorkers, give_back_room, on_sigterm
 from yolo_core.errors import NonFiniteLossError, YoloError
 
 
@@ -43,7 +44,7 @@ def fit(config: TrainConfig, plan: TrainPlan, record: EpochRecord, storage: str)
         Monitor(_reader(board, console), console, record.log, record.tend) as monitor,
         on_sigterm(lambda: ray.get(board.request_stop.remote())),
     ):
-        result = _fit(lambda name: _trainer(config, told, name, notes), config.max_failures, console)
+        result = _fit(partial(_trainer, config, told, notes), config.max_failures, board, console)
         monitor.finish()
     place = f"{storage}/{plan.run_name}"
     _check_diverged(result, place)
@@ -53,7 +54,7 @@ def fit(config: TrainConfig, plan: TrainPlan, record: EpochRecord, storage: str)
     return result
 
 
-def _fit(make: Callable[[str], TorchTrainer], max_failures: int, console: Console) -> Any:
+def _fit(make: Callable[[str], TorchTrainer], max_failures: int, board: Any, console: Console) -> Any:
     """Train; when the controller dies, which is Ray's process that looks after the workers, take another."""
     attempts = count(1)
     while True:
@@ -67,10 +68,11 @@ def _fit(make: Callable[[str], TorchTrainer], max_failures: int, console: Consol
                 raise YoloError(
                     f"training failed on Ray: its controller died {attempt} times: {_line(error)}"
                 ) from error
+            give_back_room(board)
             console.note("Ray's controller died; training goes on from the newest state with another")
 
 
-def _trainer(config: TrainConfig, told: dict[str, Any], name: str, notes: Path) -> TorchTrainer:
+def _trainer(config: TrainConfig, told: dict[str, Any], notes: Path, name: str) -> TorchTrainer:
     """Build Ray's trainer; ``notes`` is a folder for what Ray itself writes down and nobody needs later."""
     return TorchTrainer(
         train_loop,
@@ -81,7 +83,7 @@ def _trainer(config: TrainConfig, told: dict[str, Any], name: str, notes: Path) 
             name=name,
             storage_path=str(notes),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[WatchWorkers()],
+            callbacks=[WatchWorkers(told["board"])],
         ),
     )
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import ray
+import ray.util
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 EXIT_CODE = 128 + signal.SIGTERM
@@ -50,15 +52,31 @@ def _watch() -> None:
 
 
 class WatchWorkers(WorkerGroupCallback):  # type: ignore[misc]
-    """Lets every worker of a training watch for SIGTERM.
+    """Lets every worker of a training watch for SIGTERM, and the board know what room they take.
 
     A process takes signals in its main thread only, while Ray runs the training in another; this is Ray's way
     to have something done in the main threads.
     """
 
-    def after_execution_group_start(self, execution_group: Any) -> None:
+    def __init__(self, board: Any) -> None:
+        """``board`` is the handle of a `Board` actor."""
+        self._board = board
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
         """Install the handler in each worker, in place of Ray's, which ends the process."""
-        execution_group.execute(_watch)
+        worker_group.execute(_watch)
+        handle = worker_group.get_worker_group_state().placement_group_handle
+        ray.get(self._board.take_room.remote(handle.placement_group))
+
+
+def give_back_room(board: Any) -> None:
+    """Free what the workers of a controller that died hold, and end them.
+
+    Ray does so only where its dashboard runs, and a second controller waits for that room for ever.
+    """
+    group = ray.get(board.room.remote())
+    if group is not None:
+        ray.util.remove_placement_group(group)
 
 
 @contextmanager
