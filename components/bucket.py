@@ -205,7 +205,9 @@ def s3_errors(uri: str) -> Iterator[None]:
             raise UsageError(f"{uri}: no such bucket or object; make the bucket first") from error
         raise UnreachableError(f"{uri}: S3 answers {code}") from error
     except S3UploadFailedError as error:
-        raise UnreachableError(f"{uri}: upload failed: {' '.join(str(error).split())[:200]}") from error
+        cause = error.__context__
+        reason = f"S3 answers {_code(cause)}" if isinstance(cause, ClientError) else str(error)
+        raise UnreachableError(f"{uri}: upload failed: {' '.join(reason.split())[:200]}") from error
     except BotoCoreError as error:
         raise UsageError(f"{uri}: {' '.join(str(error).split())[:200]}") from error
     except ValueError as error:  # boto3 on a malformed endpoint
