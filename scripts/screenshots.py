@@ -77,6 +77,66 @@ def mlflow_pages(driver: webdriver.Chrome, url: str, folder: Path) -> None:
     shoot(driver, f"{url}/#/models/{version['name']}", "Version", folder / "mlflow-model.png")
 
 
+def study_page(driver: webdriver.Chrome, url: str, folder: Path) -> None:
+    """Picture the curves of two studies over image size, as MLflow draws them; needs two studies."""
+    experiment = _rest(url, "experiments/get-by-name?experiment_name=yolo-mlops")["experiment"][
+        "experiment_id"
+    ]
+    studies = latest_runs(url, experiment, "study ", 2)
+    if len(studies) < 2:
+        raise SystemExit("error: MLflow holds no studies of two models; python -m components study-all A B")
+    study_curves(driver, url, studies, "map", folder / "mlflow-study.png")
+
+
+def study_curves(
+    driver: webdriver.Chrome, url: str, runs: list[dict[str, Any]], metric: str, target: Path
+) -> None:
+    """Open MLflow's own comparison of runs, then a metric's curves in it over the step, and picture those.
+
+    Args:
+        driver: the browser.
+        url: of MLflow.
+        runs: the ``info`` of each run, of one experiment.
+        metric: such as map: a study logs it with the image size as step.
+        target: PNG.
+    """
+    chosen = json.dumps([run["run_id"] for run in runs])
+    query = f"runs={chosen}&experiments={json.dumps([runs[0]['experiment_id']])}"
+    driver.get(f"{url}/#/compare-runs?{query}")
+    _wait_for(driver, f"Comparing {len(runs)} Runs")
+    for run in runs:
+        _wait_for(driver, run["run_name"])
+    driver.get(f'{url}/#/metric?{query}&metric="{metric}"&plot_metric_keys=["{metric}"]&x_axis=step')
+    for run in runs:
+        _wait_for(driver, f"{run['run_name']} ({metric})")  # the legend of a curve
+    _close_assistant(driver)
+    _save(driver, target)
+
+
+def latest_runs(url: str, experiment: str, name: str, count: int) -> list[dict[str, Any]]:
+    """Return the ``info`` of the latest runs with different names that begin with ``name``, by name."""
+    search = {"experiment_ids": [experiment], "filter": f"tags.`mlflow.runName` LIKE '{name}%'"}
+    found: dict[str, dict[str, Any]] = {}
+    for run in _rest(url, "runs/search", search).get("runs", []):
+        found.setdefault(run["info"]["run_name"], run["info"])
+    return [found[key] for key in sorted(found)][:count]
+
+
+def comparison_page(driver: webdriver.Chrome, page: Path, folder: Path) -> None:
+    """Picture a page that ``compare-models`` wrote, bright and dark."""
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        target = folder / ("comparison.png" if scheme == "light" else "comparison-dark.png")
+        shoot(driver, page.resolve().as_uri(), "How sure each AP is", target)
+
+
+def _close_assistant(driver: webdriver.Chrome) -> None:
+    for button in driver.find_elements(By.CSS_SELECTOR, "[aria-label=Close]"):
+        if button.is_displayed():
+            button.click()
+
+
 def _rest(url: str, call: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Ask MLflow's REST interface: a POST if there is a body."""
     answer = requests.request(
@@ -118,10 +178,18 @@ def main() -> None:
     parser.add_argument("--mlflow", default="http://127.0.0.1:5000")
     parser.add_argument("--airflow", default="http://127.0.0.1:8080")
     parser.add_argument("--airflow-home", type=Path, default=REPO / "airflow")
+    parser.add_argument("--comparison", type=Path, help="page of compare-models; only this is pictured")
+    parser.add_argument("--only-study", action="store_true", help="only picture the curves of two studies")
     parser.add_argument("--output", type=Path, default=REPO / "docs" / "images")
     arguments = parser.parse_args()
     driver = browser()
     try:
+        if arguments.comparison:
+            comparison_page(driver, arguments.comparison, arguments.output)
+            return
+        if arguments.only_study:
+            study_page(driver, arguments.mlflow, arguments.output)
+            return
         mlflow_pages(driver, arguments.mlflow, arguments.output)
         airflow_pages(driver, arguments.airflow, arguments.airflow_home, arguments.output)
     finally:
