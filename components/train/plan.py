@@ -23,6 +23,7 @@ from yolo_core.engine.auto_recipe import (
     fit_adamw,
     fit_matching,
 )
+from yolo_core.engine.optimizer import freeze_layers
 from yolo_core.engine.recipe import Hyperparameters, get_preset
 from yolo_core.engine.settings import TrainSettings
 from yolo_core.engine.train import build_model
@@ -87,7 +88,9 @@ def make_plan(
     settings = _settings(config, variant, recipe, pretrained)
     settings.check(config.workers)
     dataset.annotation_file("val")
-    given = describe(build_model(settings, dataset))["anchors"]
+    model = build_model(settings, dataset)
+    freeze_layers(model, settings.freeze)  # finds wrong names before any worker does
+    given = describe(model)["anchors"]
     sizes = box_sizes(samples, config.image_size)
     fit = _anchors(config, start, recipe, sizes, given)
     reasons = (*reasons, _anchor_reason(fit))
