@@ -166,7 +166,13 @@ def test_a_state_of_the_start_brings_the_start_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["weight", "average", "momentum"])
-def test_broken_numbers_are_found_wherever_they_are(where: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "finite"),
+    [("inf", "0", False), ("nan", "0", False), ("inf", "-inf", False), ("3e38", "3e38", True)],
+)
+def test_broken_numbers_are_found_wherever_they_are(
+    where: str, first: str, second: str, finite: bool
+) -> None:
     step = make_step()
     advance(step, 1)
     assert step.is_finite()
@@ -175,8 +181,9 @@ def test_broken_numbers_are_found_wherever_they_are(where: str) -> None:
         "average": step.ema.model.state_dict(),
         "momentum": memory_groups(step._optimizer, step.model)["momentum"],
     }
-    tensors[where]["model.3.conv.weight"][0, 0, 0, 0] = float("inf")
-    assert not step.is_finite()
+    tensors[where]["model.3.conv.weight"][0, 0, 0, 0] = float(first)
+    tensors[where]["model.3.conv.weight"][1, 0, 0, 0] = float(second)
+    assert step.is_finite() is finite
 
 
 def test_images_are_resized_when_a_side_is_given() -> None:
