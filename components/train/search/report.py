@@ -22,6 +22,7 @@ from components.train.search.trials import Outcome
 matplotlib.use("Agg")  # no display on a server
 
 _FIGURES = ("fitness", "map50", "map", "best_epoch", "epochs", "ended")
+_PLATE = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
 _FEWEST = 4
 """Trials from which a rank correlation says anything."""
 
@@ -124,7 +125,7 @@ def _draw_lines(
     for index, one in enumerate(space):
         axes.axvline(index, color="0.8", zorder=1)
         for height, text in _marks(one):
-            axes.text(index + 0.03, height, text, fontsize=8, color="0.35", va="center")
+            axes.text(index + 0.03, height, text, fontsize=8, color="0.2", va="center", zorder=4, bbox=_PLATE)
     base = next((each for each in outcomes if not points[each.number]), None)
     said = f"; the params as they are: {base.fitness:.3f}" if base else ""
     title = f"best: trial {best.number + 1}, fitness {best.fitness:.3f}{said}"
