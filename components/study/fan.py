@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from components.study.config import StudyConfig
-from components.study.measure import Bench, measure_accuracy, open_bench
+from components.study.measure import Bench, Source, measure_accuracy, open_bench
 from components.study.points import Points, Values
-from components.study.subject import open_subject
 from yolo_core.data.coco import open_dataset
 from yolo_core.engine.inference import Rows
 from yolo_core.errors import UnreachableError, YoloError
@@ -31,14 +30,14 @@ class Task:
     """One size of one model on a split.
 
     Attributes:
-        source: of the model, as `open_subject` takes it; a path is absolute.
+        source: of the model.
         digest: of the model: another worker holds no older one under the same name.
         dataset: its folder, absolute.
         size: in pixels, usable.
         key: of the point in the store.
     """
 
-    source: str
+    source: Source
     digest: str
     dataset: Path
     size: int
@@ -46,7 +45,7 @@ class Task:
     key: Mapping[str, Any] = field(hash=False)
 
 
-def missing_tasks(bench: Bench, source: str, points: Points) -> list[Task]:
+def missing_tasks(bench: Bench, source: Source, points: Points) -> list[Task]:
     """Return a task for each size whose accuracy is not kept."""
     return [
         Task(
@@ -107,13 +106,15 @@ def _measure_all(tasks: Sequence[Task], config: StudyConfig, points: Points) -> 
             raise  # a fault of ours: its traceback says where
         except RayError as error:
             text = " ".join(str(error).split())[:160]
-            raise UnreachableError(f"a Ray worker failed at {task.source}, {task.size} px: {text}") from None
+            raise UnreachableError(
+                f"a Ray worker failed at {task.source.name}, {task.size} px: {text}"
+            ) from None
         if isinstance(result, YoloError):
             failed[task] = result
             continue
         values, rows = result
         points.put(task.key, values, rows)
-        _log.info("measured %s at %d px: mAP %.4f", Path(task.source).name, task.size, values["map"])
+        _log.info("measured %s at %d px: mAP %.4f", Path(task.source.name).name, task.size, values["map"])
     return failed
 
 
@@ -130,6 +131,5 @@ def run_task(task: Task) -> tuple[Values, dict[int, Rows]] | YoloError:
 
 
 @lru_cache(maxsize=1)
-def _open(source: str, _digest: str, dataset: Path, config: StudyConfig) -> Bench:
-    subject = open_subject(source, device=config.device)
-    return open_bench(subject, open_dataset(dataset), config)
+def _open(source: Source, _digest: str, dataset: Path, config: StudyConfig) -> Bench:
+    return open_bench(source.open(config.device), open_dataset(dataset), config)

@@ -7,15 +7,17 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
+from components.store import TrackingConfig
 from components.study.config import StudyConfig
 from components.study.environment import describe_environment
 from components.study.points import Key, Points, Values, code_digest
-from components.study.subject import Subject
+from components.study.subject import Subject, open_subject
 from components.study.turns import turn
 from yolo_core.data.cache import DecodedImages, spare_memory
 from yolo_core.data.coco import DetectionDataset
@@ -30,6 +32,25 @@ _SHARE_OF_MEMORY = 4  # one part in so many of the spare memory may hold decoded
 _DIGITS = 6
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model comes from, in words that a worker elsewhere can open too.
+
+    Attributes:
+        name: as `open_subject` takes it; a path is absolute.
+        tracking: which MLflow, for a name that is in it; None: as `open_subject` says.
+        root: the workspace.
+    """
+
+    name: str
+    tracking: TrackingConfig | None = None
+    root: Path = Path()
+
+    def open(self, device: str) -> Subject:
+        """Open the model; raises as `open_subject` does."""
+        return open_subject(self.name, device=device, tracking=self.tracking, root=self.root)
 
 
 @dataclass(frozen=True, kw_only=True)

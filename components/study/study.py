@@ -16,10 +16,16 @@ from components.study.environment import describe_environment
 from components.study.evidence import write_curves, write_matches
 from components.study.fan import measure_here, measure_on_ray, missing_tasks
 from components.study.findings import examine, write_tables
-from components.study.measure import Bench, kept_or_measured, measure_accuracy, measure_times, open_bench
+from components.study.measure import (
+    Bench,
+    Source,
+    kept_or_measured,
+    measure_accuracy,
+    measure_times,
+    open_bench,
+)
 from components.study.pictures import PICTURES_FOLDER, write_pictures
 from components.study.points import Points
-from components.study.subject import open_subject
 from components.study.table import release_table
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import Evaluation, judge
@@ -43,7 +49,7 @@ def run(config: StudyConfig, job: Job) -> dict[str, Any]:
     if job.variant is None:
         raise UsageError("study needs a model variant; pass --variant yolov5n")
     weights = trained_weights(job.workspace.root, job.variant)
-    return study_model(config, job, str(weights))
+    return study_model(config, job, Source(name=str(weights)))
 
 
 def trained_weights(root: Path, variant: str) -> Path:
@@ -55,7 +61,7 @@ def trained_weights(root: Path, variant: str) -> Path:
     return weights
 
 
-def study_model(config: StudyConfig, job: Job, source: str) -> dict[str, Any]:
+def study_model(config: StudyConfig, job: Job, source: Source) -> dict[str, Any]:
     """Measure a model at every size; write ``reports/study/V.json`` and ``.txt``, and log them.
 
     Accuracies come first, on Ray workers if there are several; the times after them, alone. What an earlier
@@ -64,22 +70,17 @@ def study_model(config: StudyConfig, job: Job, source: str) -> dict[str, Any]:
     Args:
         config: what to measure.
         job: whose variant names the reports.
-        source: of the model, as `components.study.subject.open_subject` takes it.
+        source: of the model.
 
     Raises:
         UsageError: the model cannot be opened, or knows other classes than the dataset.
         DataError: the dataset is broken, or the split is absent or has no boxes.
         UnreachableError: Ray does not answer, or a point cannot be kept.
     """
-    bench = open_bench(
-        open_subject(source, device=config.device, root=job.workspace.root),
-        open_dataset(job.path("data/dataset")),
-        config,
-    )
+    bench = open_bench(source.open(config.device), open_dataset(job.path("data/dataset")), config)
     _log_subject(job, bench)
     store = Points(job.path(config.storage))
-    _fill(bench, source, store)
-    points = [_point(bench, store, size) for size in bench.sizes]
+    points = measure_points(bench, source, store)
     for point in points:
         _log_point(job, point)
     best = best_evaluation(bench, store, points)
@@ -102,6 +103,17 @@ def is_coco_val(dataset: DetectionDataset, split: str) -> bool:
     return classes == (_COCO_CLASSES, _COCO_LAST_ID) and dataset.splits[split].images == _COCO_VAL_IMAGES
 
 
+def measure_points(bench: Bench, source: Source, store: Points) -> list[dict[str, Any]]:
+    """Return a row per size, by rising size: what the store has, and what is measured now and kept there.
+
+    Raises:
+        UnreachableError: Ray does not answer, or a point cannot be kept.
+        YoloError: the first thing that went wrong on a worker, once the others are done.
+    """
+    _fill(bench, source, store)
+    return [_point(bench, store, size) for size in bench.sizes]
+
+
 def best_evaluation(bench: Bench, store: Points, points: list[dict[str, Any]]) -> Evaluation:
     """Return the evaluation of the best point, from the detections that were kept; of equals the smaller."""
     size = int(max(points, key=lambda point: float(point["map"]))["image_size"])
@@ -113,7 +125,7 @@ def best_evaluation(bench: Bench, store: Points, points: list[dict[str, Any]]) -
     return judge(bench.dataset, bench.config.split, size, rows)
 
 
-def _fill(bench: Bench, source: str, store: Points) -> None:
+def _fill(bench: Bench, source: Source, store: Points) -> None:
     """Measure the accuracies that are missing."""
     tasks = missing_tasks(bench, source, store)
     kept = len(bench.sizes) - len(tasks)

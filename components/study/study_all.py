@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.cli import complain, new_parser, say, show
 from components.config import load_section
@@ -23,6 +23,9 @@ from components.workspace import S3_SCHEME, Workspace, local_workspace
 from pipelines.stages import STAGES
 from yolo_core.errors import UsageError, YoloError
 from yolo_core.model.variants import VARIANTS, get_variant
+
+if TYPE_CHECKING:
+    from components.study.measure import Bench, Source
 
 _P6 = tuple(name for name in VARIANTS if name.endswith("6"))
 _P5 = tuple(name for name in VARIANTS if name not in _P6)
@@ -143,23 +146,24 @@ def _measure(campaign: Campaign) -> dict[str, YoloError]:
     return failures
 
 
-def _open(campaign: Campaign, source: str) -> Any:
+def _open(campaign: Campaign, source: Source) -> Bench:
     from components.study.measure import open_bench
-    from components.study.subject import open_subject
     from yolo_core.data.coco import open_dataset
 
-    workspace, config = campaign.workspace, campaign.config
-    subject = open_subject(source, device=config.device, tracking=campaign.tracking, root=workspace.root)
-    return open_bench(subject, open_dataset(workspace.path("data/dataset")), config)
+    dataset = open_dataset(campaign.workspace.path("data/dataset"))
+    return open_bench(source.open(campaign.config.device), dataset, campaign.config)
 
 
-def _source(campaign: Campaign, name: str) -> str:
+def _source(campaign: Campaign, name: str) -> Source:
+    from components.study.measure import Source
     from components.study.study import trained_weights
 
-    source = campaign.models[name]
-    if source is None:
-        return str(trained_weights(campaign.workspace.root, name))
-    return str(Path(source).resolve()) if Path(source).exists() else source
+    root, word = campaign.workspace.root, campaign.models[name]
+    if word is None:
+        word = str(trained_weights(root, name))
+    elif Path(word).exists():
+        word = str(Path(word).resolve())
+    return Source(name=word, tracking=campaign.tracking, root=root)
 
 
 def _study(campaign: Campaign, name: str) -> None:

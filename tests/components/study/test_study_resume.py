@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -15,25 +14,25 @@ from typing import Any
 import pytest
 
 from components.config import load_section, read_params
-from components.job import Job
 from components.study.config import StudyConfig
-from components.study.study import run
-from components.tracking import NullTracker
-from components.workspace import Workspace
+from components.study.measure import Source, open_bench
+from components.study.points import Points
+from components.study.study import best_evaluation, measure_points
+from yolo_core.data.coco import open_dataset
 from yolo_core.model.weights import load_checkpoint, save_checkpoint
 
-MakeConfig = Callable[..., StudyConfig]
 QUICK: dict[str, Any] = {"image_sizes": [64, 96], "timed_images": 2}
+Study = Callable[..., list[dict[str, Any]]]
 
 
-def made(job: Job) -> dict[str, int]:
-    """Files of points and when they were written."""
-    return {path.name: path.stat().st_mtime_ns for path in job.path("runs/study").iterdir()}
-
-
-def points(job: Job) -> list[dict[str, Any]]:
-    report = json.loads(job.path("reports/study/{variant}.json").read_text())
-    return list(report["points"])
+def study_in(root: Path, config: StudyConfig) -> list[dict[str, Any]]:
+    source = Source(name=str(root / "models/yolov5n/best.safetensors"))
+    bench = open_bench(source.open("cpu"), open_dataset(root / "data/dataset"), config)
+    points = measure_points(bench, source, Points(root / "points"))
+    assert best_evaluation(bench, Points(root / "points"), points).metrics.map == pytest.approx(
+        max(point["map"] for point in points), abs=1e-6
+    )
+    return points
 
 
 @pytest.fixture(scope="module")
@@ -42,93 +41,92 @@ def kept(studied: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("kept")
     for name in ("data", "models"):
         shutil.copytree(studied / name, root / name)
-    (root / "reports/study").mkdir(parents=True)
     section = {**read_params(repo / "params.yaml")["study"], **QUICK}
-    run(load_section({"study": section}, "study", StudyConfig), job_in(root))
+    study_in(root, load_section({"study": section}, "study", StudyConfig))
     return root
 
 
 @pytest.fixture
-def finished(kept: Path, tmp_path: Path) -> Job:
-    """The job of a finished study in a workspace of this test's own."""
-    return job_in(Path(shutil.copytree(kept, tmp_path / "workspace")))
+def root(kept: Path, tmp_path: Path) -> Path:
+    """A workspace of this test's own with a finished study."""
+    return Path(shutil.copytree(kept, tmp_path / "workspace"))
 
 
-def job_in(root: Path) -> Job:
-    return Job(
-        stage="study",
-        variant="yolov5n",
-        workspace=Workspace(root=root, uri=str(root)),
-        tracker=NullTracker(),
-        run_id="test",
-        params={},
-    )
+@pytest.fixture
+def study(root: Path, study_config: Callable[..., StudyConfig]) -> Study:
+    """Measure the points of a study there, with a few settings changed."""
+    return lambda **changes: study_in(root, study_config(**{**QUICK, **changes}))
 
 
-def test_a_second_run_measures_nothing(
-    finished: Job, study_config: MakeConfig, caplog: pytest.LogCaptureFixture
-) -> None:
+def made(root: Path) -> dict[str, int]:
+    """Files of points and when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in (root / "points").iterdir()}
+
+
+def change_weights(root: Path) -> None:
+    weights = root / "models/yolov5n/best.safetensors"
+    model = load_checkpoint(weights)
+    for parameter in model.detect.parameters():
+        parameter.data.mul_(0.5)
+    save_checkpoint(model, weights, {})
+
+
+def test_a_second_run_measures_nothing(root: Path, study: Study, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    before, first = made(finished), points(finished)
-    run(study_config(**QUICK), finished)
-    assert made(finished) == before and points(finished) == first
+    before = made(root)
+    points = study()
+    assert made(root) == before and study() == points
     assert "study yolov5n: 2 of 2 accuracies are known" in caplog.text
     kinds = sorted(name.split("-")[0] for name in before)
     assert kinds == ["accuracy"] * 4 + ["times"] * 2  # values and detections; values
 
 
-def test_only_what_is_missing_is_measured(finished: Job, study_config: MakeConfig) -> None:
-    before = made(finished)
-    run(study_config(**{**QUICK, "image_sizes": [64, 96, 128]}), finished)
-    after = made(finished)
+def test_only_what_is_missing_is_measured(root: Path, study: Study) -> None:
+    before = made(root)
+    study(image_sizes=[64, 96, 128])
+    after = made(root)
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 3 and all("-128-" in name for name in set(after) - set(before))
-    run(study_config(**{**QUICK, "timed_images": 3}), finished)  # accuracies do not depend on it
-    assert sorted(name.split("-")[0] for name in set(made(finished)) - set(after)) == ["times"] * 2
+    study(timed_images=3)  # accuracies do not depend on it
+    assert sorted(name.split("-")[0] for name in set(made(root)) - set(after)) == ["times"] * 2
 
 
-def test_changed_weights_are_measured_anew(finished: Job, study_config: MakeConfig) -> None:
-    before, first = made(finished), points(finished)
-    weights = finished.path("models/yolov5n/best.safetensors")
-    model = load_checkpoint(weights)
-    for parameter in model.detect.parameters():
-        parameter.data.mul_(0.5)
-    save_checkpoint(model, weights, {})
-    run(study_config(**QUICK), finished)
-    assert len(made(finished)) == 2 * len(before)
-    assert [point["map"] for point in points(finished)] != [point["map"] for point in first]
+def test_changed_weights_are_measured_anew(root: Path, study: Study) -> None:
+    before, first = made(root), study()
+    change_weights(root)
+    again = study()
+    assert len(made(root)) == 2 * len(before)
+    assert [point["map"] for point in again] != [point["map"] for point in first]
 
 
-def test_changed_data_are_measured_anew(finished: Job, study_config: MakeConfig) -> None:
-    before = made(finished)
-    about = finished.path("data/dataset/dataset.json")
+def test_changed_data_are_measured_anew(root: Path, study: Study) -> None:
+    before = made(root)
+    about = root / "data/dataset/dataset.json"
     about.write_text(about.read_text().replace('"digest": "sha256:', '"digest": "sha256:0'))
-    finished.path("data/dataset.quarantine.json").unlink()
-    run(study_config(**QUICK), finished)
-    assert len(made(finished)) == 2 * len(before)
+    (root / "data/dataset.quarantine.json").unlink()
+    study()
+    assert len(made(root)) == 2 * len(before)
 
 
 def test_a_damaged_point_is_measured_again_and_said(
-    finished: Job, study_config: MakeConfig, caplog: pytest.LogCaptureFixture
+    root: Path, study: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before, first = made(finished), points(finished)
+    before, first = made(root), study()
     for pattern in ("accuracy-64-*.json", "times-96-*.json"):
-        [path] = finished.path("runs/study").glob(pattern)
+        [path] = (root / "points").glob(pattern)
         path.write_text(path.read_text()[:-20])
-    run(study_config(**QUICK), finished)
-    changed = {name for name, when in made(finished).items() if before[name] != when}
+    again = study()
+    changed = {name for name, when in made(root).items() if before[name] != when}
     assert {name[:8] for name in changed} == {"accuracy", "times-96"} and len(changed) == 3
     assert caplog.text.count("is damaged") == 2 and "measured again" in caplog.text
-    assert [point["map"] for point in points(finished)] == [point["map"] for point in first]
+    assert [point["map"] for point in again] == [point["map"] for point in first]
 
 
-def test_lost_detections_of_the_best_size_are_found_again(finished: Job, study_config: MakeConfig) -> None:
-    first = json.loads(finished.path("reports/study/{variant}.json").read_text())
-    for path in finished.path("runs/study").glob("*.npz"):
+def test_lost_detections_of_the_best_size_are_found_again(root: Path, study: Study) -> None:
+    for path in (root / "points").glob("*.npz"):
         path.write_bytes(b"")
-    run(study_config(**QUICK), finished)
-    again = json.loads(finished.path("reports/study/{variant}.json").read_text())
-    assert again["best"] == first["best"] and again["per_class"] == first["per_class"]
+    study()  # compares the best evaluation with the points
+    assert [path.stat().st_size > 0 for path in sorted((root / "points").glob("*.npz"))].count(True) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
