@@ -22,6 +22,14 @@ _COLUMNS = {
     "APl": "coco_ap_large",
     "AR100": "coco_ar_100",
 }
+_RECALLS = {
+    "AR1": "coco_ar_1",
+    "AR10": "coco_ar_10",
+    "AR100": "coco_ar_100",
+    "small": "coco_ar_small",
+    "medium": "coco_ar_medium",
+    "large": "coco_ar_large",
+}
 _LONGEST = 24  # letters of a name
 
 
@@ -41,35 +49,35 @@ def table_lines(title: str, findings: Findings, worst: Sequence[dict[str, object
     every |= {"name": "all", "instances": sum(row["instances"] for row in rows)}
     width = min(max(len(row["name"]) for row in [every, *rows]), _LONGEST)
     size = f" at {evaluation.image_size} px" if evaluation.image_size else ""
-    lines = [f"{title} on {dataset.name}, split {evaluation.split}: {len(evaluation.rows)} images{size}"]
-    lines.append(f"{'class':<{width}}  {'boxes':>6}" + "".join(f"{head:>7}" for head in _COLUMNS))
-    lines += [_row(row, width) for row in [every, *rows]]
     unseen = len(dataset.names) - len(rows)
-    lines += [f"{unseen} classes have no boxes in this split and do not count"] if unseen else []
-    lines.append(
-        f"P, R, F1 at confidence {metrics.best_confidence:.3f} (best mean F1); mAP is built in, AP is COCO's"
+    return [
+        f"{title} on {dataset.name}, split {evaluation.split}: {len(evaluation.rows)} images{size}",
+        f"{'class':<{width}}  {'boxes':>6}" + "".join(f"{head:>7}" for head in _COLUMNS),
+        *(_row(row, width) for row in [every, *rows]),
+        *([f"{unseen} classes have no boxes in this split and do not count"] if unseen else []),
+        f"P, R, F1 at confidence {metrics.best_confidence:.3f} (best mean F1); mAP is built in, AP is COCO's",
+        *_below(findings, every, worst),
+    ]
+
+
+def _below(findings: Findings, every: dict[str, Any], worst: Sequence[dict[str, object]]) -> list[str]:
+    """Return the lines below the table; ``every`` has the figures over all classes."""
+    recalls = ", ".join(f"{head} {_number(every[key])}" for head, key in _RECALLS.items())
+    errors = ", ".join(
+        f"{kind} {findings.errors_used.kinds[kind].count} (AP50 -{found.ap_loss:.3f})"
+        for kind, found in findings.errors.kinds.items()
     )
-    recalls = {"AR1": "ar_1", "AR10": "ar_10", "AR100": "ar_100", "s": "ar_small", "m": "ar_medium"}
-    recalls["l"] = "ar_large"
-    lines.append(
-        "COCO recall: " + ", ".join(f"{k} {_number(every[f'coco_{v}'])}" for k, v in recalls.items())
-    )
-    lines.append(
-        "errors: "
-        + ", ".join(
-            f"{kind} {findings.errors_used.kinds[kind].count} (AP50 -{found.ap_loss:.3f})"
-            for kind, found in findings.errors.kinds.items()
-        )
-    )
-    lines.append(
-        f"calibration error {findings.calibration_error_used:.3f}; {len(worst)} images with an error"
-        + (f", the worst {worst[0]['file']}" if worst else "")
-    )
-    if len(evaluation.times):
-        speed = evaluation.speed
+    named = f", the worst {worst[0]['file']}" if worst else ""
+    lines = [
+        f"COCO recall: {recalls}",
+        f"errors: {errors}",
+        f"calibration error {findings.calibration_error_used:.3f}; {len(worst)} images with an error{named}",
+    ]
+    if len(findings.evaluation.times):
+        speed = findings.evaluation.speed
         lines.append(
             f"speed: preparation {speed.preprocess_ms:.1f}, model {speed.inference_ms:.1f}, suppression "
-            f"{speed.nms_ms:.1f} ms per image (medians while files were read; the study measures it alone)"
+            f"{speed.nms_ms:.1f} ms per image (medians while files were read; `speed` measures it alone)"
         )
     return lines
 
