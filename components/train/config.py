@@ -40,6 +40,7 @@ class TrainParams:
         loader_threads: threads per worker that decode and augment; auto: the worker's cores but one beside
             a GPU, one on the CPU, where more would take cores from computing.
         precision: auto, fp32, bf16 or fp16.
+        sync_batch_norm: let batch norms see the images of all workers, not of their own only; needs GPUs.
         optimizer: sgd (Nesterov) or adamw.
         clip_norm: largest norm of the gradients of a step; null clips nothing.
         schedule: cosine or linear; null keeps the preset's.
@@ -73,6 +74,7 @@ class TrainParams:
     wait_minutes: float
     loader_threads: int | Auto
     precision: str
+    sync_batch_norm: bool
     optimizer: str
     clip_norm: float | None
     schedule: str | None

@@ -148,6 +148,7 @@ def _settings(
         seed=config.seed,
         loader_threads=config.loader_threads,
         checkpoint_steps=config.checkpoint_steps,
+        sync_batch_norm=config.sync_batch_norm,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the tests of several processes share: how they are started, and batch norms that see all ranks on a CPU."""
+"""What tests of several processes share: starting them, and batch norms that see all ranks on a CPU."""
 
 from __future__ import annotations
 

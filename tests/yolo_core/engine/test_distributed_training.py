@@ -1,4 +1,4 @@
-"""Several processes train together: interrupted or not, on as many ranks or on others; validated in shares."""
+"""Several processes train together: interrupted or not, on as many ranks or others; validated in shares."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def work(ranks: Ranks, dataset: Path, folder: Path) -> None:
         train(resumed)
         assert rows_of(resumed) == rows_of(whole)
         ours, theirs = (one._step.model for one in (resumed, whole))
-        named = ours.state_dict() if ranks.is_first else dict(ours.named_parameters())  # norms' statistics are
+        named = (
+            ours.state_dict() if ranks.is_first else dict(ours.named_parameters())
+        )  # norms' statistics are
         for name, value in named.items():  # those of rank 0: the others' are thrown away
             assert torch.equal(value, theirs.state_dict()[name]), name
     train(trainer("left"), (0, 0))  # the step after it is the last

@@ -35,7 +35,9 @@ def work(ranks: Ranks, dataset: Path, broken: Path, scratch: Path) -> None:
     cache_module.decode_resized = counting
     shared = build_shared_cache(samples, SETTINGS, ranks)
     everybody = ranks.gather(decoded)
-    assert sorted(sum(everybody, [])) == sorted(sample.path.name for sample in samples)
+    assert sorted(name for part in everybody for name in part) == sorted(
+        sample.path.name for sample in samples
+    )
     assert all(len(part) >= len(samples) // 2 for part in everybody)
 
     alone = build_cache(samples, SETTINGS)
