@@ -24,6 +24,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +35,7 @@ from torch import Tensor
 
 from yolo_core.digest import FileRecord, record_of
 from yolo_core.engine.checkpoint import TrainingState
-from yolo_core.errors import CheckpointError
+from yolo_core.errors import CheckpointError, YoloError
 from yolo_core.model.weights import write_weights
 
 STATE_FORMAT = 3
@@ -94,11 +95,14 @@ class FolderFiles:
         """Write to ``name.partial``, on the disk for good, and rename it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{name}.partial"
-        produce(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # else a power cut could leave the name with nothing in it
-        record = record_of(partial)
-        partial.replace(self.folder / name)
+        try:
+            produce(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # else a power cut could leave the name with nothing in it
+            record = record_of(partial)
+            partial.replace(self.folder / name)
+        finally:
+            partial.unlink(missing_ok=True)  # a full disk has no room for halves
         return record
 
     def fetch(self, name: str, scratch: Path) -> Path:
@@ -219,7 +223,18 @@ class StateStore:
             self.newest()
         assert self._kept is not None
         self._number += 1
-        stem = f"{self._number:09d}-{self._token}"
+        try:
+            manifest = self._write_all(saving, f"{self._number:09d}-{self._token}")
+        except (OSError, YoloError):
+            with suppress(OSError, YoloError):
+                self._sweep()  # a full disk has no room for parts
+            raise
+        self._kept = [*self._kept, manifest][-self._keep :]
+        self._show_weights({label: manifest.names[label] for label in saving.weights})
+        self._sweep()
+
+    def _write_all(self, saving: Saving, stem: str) -> _Manifest:
+        """Write the files of a state, its manifest last."""
         before = self._kept[-1] if self._kept else None
         names = dict(before.names) if before else {}
         files = dict(before.files) if before else {}
@@ -230,9 +245,7 @@ class StateStore:
         files[_TENSORS] = self._write(names[_TENSORS], _tensors_writer(saving.state.tensors))
         manifest = _Manifest(name=f"state-{stem}.json", names=names, files=files, values=saving.state.values)
         self._write(manifest.name, _manifest_writer(manifest))
-        self._kept = [*self._kept, manifest][-self._keep :]
-        self._show_weights({label: names[label] for label in saving.weights})
-        self._sweep()
+        return manifest
 
     def _write(self, name: str, produce: Callable[[Path], None]) -> FileRecord:
         try:

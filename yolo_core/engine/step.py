@@ -97,8 +97,8 @@ class TrainStep:
     def forward(self, images: Tensor, targets: Tensor, side: int | None = None) -> LossParts:
         """Compute the loss of a batch with its graph; with several ranks, of this rank's images.
 
-        Then the total is this rank's share of the whole batch's, and the terms are that share times the number
-        of ranks, so that their mean over ranks is the whole batch's term.
+        Then the total is this rank's share of the whole batch's, and the terms are that share times the
+        number of ranks, so that their mean over ranks is the whole batch's term.
 
         Args:
             images: uint8 RGB (B, 3, S, S) on any device; scaled to 0..1 here. Rank 0 has one at least.
@@ -143,8 +143,8 @@ class TrainStep:
         """Take in the gradients of a finite loss, and step when the plan of this iteration says so.
 
         Returns:
-            The gradients' Euclidean norm before clipping, a scalar on the device, if it was a step and the norm
-            was asked for; not finite where loss scaling skips the step.
+            The gradients' Euclidean norm before clipping, a scalar on the device, if it was a step and the
+            norm was asked for; not finite where loss scaling skips the step.
         """
         plan = self._schedule.at(self.iteration)
         apply_plan(self._optimizer, plan)

@@ -149,6 +149,20 @@ def test_a_store_that_refuses_to_the_end_is_said_with_the_remedy(tmp_path: Path)
     assert load_state(tmp_path).values["iteration"] == 1  # the last whole one stays
 
 
+def test_tries_on_a_full_disk_leave_nothing_behind(tmp_path: Path) -> None:
+    """The tensors fit, the manifest does not, again and again."""
+
+    def ask(name: str) -> None:
+        if name.endswith(".json"):
+            raise FULL
+
+    store = StateStore(stubborn(tmp_path, ask), warn=lambda _: None)
+    with pytest.raises(UnreachableError), StateWriter(store, QUICK) as writer:
+        writer.begin(groups(0))
+        write(writer, 1, weights=(BEST_FILE,))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_error_is_not_hidden_by_a_store_that_refuses(tmp_path: Path) -> None:
     warnings: list[str] = []
     store = StateStore(stubborn(tmp_path, refuse(10**6, DENIED)), warn=warnings.append)
