@@ -162,3 +162,28 @@ def test_metrics_and_plots_are_shown(project: Path) -> None:
     assert "reports/study/yolov5n.json" in json.dumps(metrics)
     output = dvc(project, "plots", "show", "--json")
     assert "map50" in output
+
+
+def test_plots_of_two_commits_are_drawn_into_each_other(project: Path) -> None:
+    """The last test: it studies another size. Curves over epochs, image sizes and recall, and the times."""
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "add", "--all"], cwd=project, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "before"], cwd=project, check=True)
+    set_params(project, {"study": {"image_sizes": [64, 96]}})
+    dvc(project, "repro", "compare")
+    found = json.loads(dvc(project, "plots", "diff", "HEAD", "--json", "--split"))["data"]
+    expected = {
+        "reports/train/yolov5n.csv": ("epoch", "map50", [1], [1]),
+        "reports/study/sizes/yolov5n.csv": ("image_size", "map", [64], [64, 96]),
+        "reports/study/curve/yolov5n.csv": ("recall", "precision", None, None),
+        "reports/study.csv": ("inference_ms", "map", None, None),
+    }
+    for path, (x, y, before, after) in expected.items():
+        (plot,) = (plot for name, plots in found.items() if name.endswith(path) for plot in plots)
+        content = plot["anchor_definitions"]["<DVC_METRIC_DATA>"]
+        rows = {rev: [row for row in content if row["rev"] == rev] for rev in ("HEAD", "workspace")}
+        assert all(rows.values()), (path, content)
+        assert all(x in row and y in row for each in rows.values() for row in each)
+        if before is not None:
+            drawn = [[float(row[x]) for row in rows[rev]] for rev in ("HEAD", "workspace")]
+            assert drawn == [before, after], path
