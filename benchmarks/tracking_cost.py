@@ -32,11 +32,11 @@ import ray
 from coco128 import write_coco128
 from timing import progress, set_threads
 
+from components.cluster import ClusterSettings, ray_cluster
 from components.store import TrackingConfig
 from components.tracking import RunIdentity, open_run
 from components.tracking.system import SystemMetrics
 from components.train.board import Board
-from components.train.cluster import ClusterSettings, ray_cluster
 from components.train.loop import _step_poster
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.engine.epoch import NORM_EVERY, Hooks, StepProgress

@@ -75,7 +75,7 @@ def measure_on_ray(tasks: Sequence[Task], config: StudyConfig, points: Points) -
     Raises:
         UnreachableError: Ray does not answer, or its workers die.
     """
-    from components.train.cluster import ClusterSettings, ray_cluster
+    from components.cluster import ClusterSettings, ray_cluster
 
     cluster = ClusterSettings(
         address=config.ray_address,

@@ -17,14 +17,14 @@ from components.store import TrackingConfig
 from components.study.config import StudyConfig
 from components.study.environment import describe_environment
 from components.study.points import Key, Points, Values, code_digest
-from components.study.subject import Subject, open_subject
+from components.study.subject import Subject, check_split, open_subject
 from components.study.turns import turn
 from yolo_core.data.cache import DecodedImages, spare_memory
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate, measure_speed
 from yolo_core.engine.inference import Rows
 from yolo_core.engine.speed import PARTS, Speed
-from yolo_core.errors import DataError, UsageError
+from yolo_core.errors import UsageError
 from yolo_core.metrics.nms import NmsSettings
 
 _log = logging.getLogger(__name__)
@@ -113,8 +113,7 @@ def open_bench(subject: Subject, dataset: DetectionDataset, config: StudyConfig)
         UsageError: the model knows other classes.
         DataError: the split is absent, or has nothing to measure against.
     """
-    if not any(len(sample.boxes) for sample in dataset.samples(config.split)):
-        raise DataError(f"split {config.split!r} of {dataset.name} has no boxes to measure against")
+    check_split(dataset, config.split)
     subject.check_classes(dataset)
     budget = spare_memory() // _SHARE_OF_MEMORY // config.workers
     return Bench(subject=subject, dataset=dataset, config=config, images=DecodedImages(budget))
@@ -158,8 +157,7 @@ def measure_times(bench: Bench, size: int) -> Values:
     def at(batch_size: int) -> Speed:
         return measure_speed(
             bench.subject.model,
-            bench.dataset,
-            bench.config.split,
+            bench.dataset.samples(bench.config.split),
             bench.settings(size, batch_size),
             images=bench.config.timed_images,
             cache=bench.images,

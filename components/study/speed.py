@@ -90,9 +90,8 @@ def _time(options: argparse.Namespace, subject: Any, dataset: Any, size: int, ba
         )
         settings = subject.settings(size, base)
         images = max(options.images, batch_size)
-        return measure_speed(
-            subject.model, dataset, options.split, settings, images=images, repeats=options.repeats
-        )
+        samples = dataset.samples(options.split)
+        return measure_speed(subject.model, samples, settings, images=images, repeats=options.repeats)
 
     with turn(alone=True):
         found, used = in_memory(at, batch, size)

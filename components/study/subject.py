@@ -26,7 +26,7 @@ import yaml
 from components.store import TrackingConfig, connect, download
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.engine.inference import EvalSettings, Predictor, stride_of, usable_size
-from yolo_core.errors import CheckpointError, UsageError
+from yolo_core.errors import CheckpointError, DataError, UsageError
 from yolo_core.export.backends import FORMATS, format_of, get_format
 from yolo_core.export.files import digest_of
 from yolo_core.model.graph import create_model
@@ -184,6 +184,12 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not available:
         raise UsageError("device is cuda, but torch sees no GPU; set it to auto or cpu")
     return "cuda" if available and name == "auto" else name.replace("auto", "cpu")
+
+
+def check_split(dataset: DetectionDataset, split: str) -> None:
+    """Raise `DataError` if a split is absent or has nothing to measure against: crowds do not count."""
+    if all(sample.crowd.all() for sample in dataset.samples(split)):
+        raise DataError(f"split {split!r} of {dataset.name} has no boxes to measure against; choose another")
 
 
 def class_difference(known: Sequence[str], wanted: Sequence[str]) -> str:

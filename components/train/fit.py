@@ -15,13 +15,13 @@ from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from components.scratch import scratch_folder
 from components.train.board import Board, Console, Monitor
 from components.train.config import TrainConfig
 from components.train.loop import train_loop
 from components.train.plan import TrainPlan
 from components.train.record import EpochRecord
 from components.train.scaling import scaling_config, torch_config
-from components.train.scratch import scratch_folder
 from components.train.stopping import EXIT_CODE, WatchWorkers, give_back_room, on_sigterm
 from yolo_core.errors import NonFiniteLossError, YoloError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from components.train.cluster import ClusterSettings, ray_cluster
+from components.cluster import ClusterSettings, ray_cluster
 
 
 @dataclass(frozen=True, kw_only=True)

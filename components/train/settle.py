@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from components.train.cluster import ClusterSettings, ray_cluster
+from components.cluster import ClusterSettings, ray_cluster
 from components.train.config import AUTO, TrainConfig, TrainParams
 from components.train.machine import Machine, Workers, look
 from components.train.probing import Choices, measure_batch, probe_apart, probe_on_ray, request_key

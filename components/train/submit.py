@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from components.cluster import check_answers, prepare_environment, ray_errors
 from components.code import copy_code
-from components.train.cluster import check_answers, prepare_environment, ray_errors
 from components.workspace import S3_SCHEME
 from yolo_core.errors import UnreachableError, UsageError, YoloError
 

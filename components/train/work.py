@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.cluster import ClusterSettings, ray_cluster
 from components.job import Job
 from components.store import TrackingConfig
 from components.train.checkpoints import begin, forget, open_states
-from components.train.cluster import ClusterSettings, ray_cluster
 from components.train.config import TrainParams
 from components.train.decide import decide
 from components.train.pictures import draw_data, draw_quality

@@ -26,7 +26,7 @@ NEVER: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
 # interface is then a change in one place.
 DOORS = {
     "mlflow": ("components.store", "components.tracking", "components.register", "components.promote"),
-    "ray": ("components.train",),
+    "ray": ("components.cluster", "components.train", "components.study.fan"),
     "great_expectations": ("components.validate",),
     "boto3": ("components.bucket",),
 }

@@ -290,5 +290,5 @@ def test_nothing_at_the_address_is_out_of_reach(workspace: Path, repo: Path, pat
     began = time.monotonic()
     code, result, _ = finish(start(workspace, repo, f"ray_address=http://127.0.0.1:{port}{path}"), workspace)
     assert (code, result["exit_code"]) == (3, 3)
-    assert f"no Ray at train.ray_address http://127.0.0.1:{port}" in result["error"]
+    assert f"no Ray at ray_address http://127.0.0.1:{port}" in result["error"]
     assert time.monotonic() - began < 30

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 
+from components.cluster import ClusterSettings, ray_cluster
 from components.config import load_section, read_params
 from components.job import Job
 from components.tracking import NullTracker
-from components.train.cluster import ClusterSettings, ray_cluster
 from components.train.config import TrainConfig
 from components.train.plan import make_plan
 from components.train.work import run

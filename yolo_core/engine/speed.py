@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolo_core.data.cache import ImageSource
-from yolo_core.data.coco import DetectionDataset
 from yolo_core.data.eval_loader import EvalBatch, EvalLoader
+from yolo_core.data.samples import Sample
 from yolo_core.engine.inference import (
     BatchOutput,
     EvalSettings,
@@ -105,24 +105,22 @@ def summarise_times(times: NDArray[np.float64]) -> Speed:
 
 def measure_speed(
     model: Predictor,
-    dataset: DetectionDataset,
-    split: str,
+    samples: Sequence[Sample],
     settings: EvalSettings,
     *,
     images: int,
     repeats: int = 1,
     cache: ImageSource | None = None,
 ) -> Speed:
-    """Time a detector on up to ``images`` images, spread evenly over a split, ``repeats`` times.
+    """Time a detector on up to ``images`` of some images, spread evenly over them, ``repeats`` times.
 
     Two untimed batches come first, and one more before each change of the batches' shape. All pixels are held
     in memory: ``images`` x size x size x 3 bytes. A last batch that is not full is left out, unless it is the
     only one: its time per image is another figure.
 
     Raises:
-        DataError: the split is absent or empty, or an image does not decode.
+        DataError: there are no images, or one does not decode.
     """
-    samples = dataset.samples(split)
     chosen = np.linspace(0, len(samples) - 1, min(images, len(samples))).round().astype(int)
     loader = EvalLoader([samples[index] for index in chosen], loader_settings(model, settings), cache)
     batches = list(loader)

@@ -11,11 +11,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from components.cluster import ClusterSettings, ray_cluster
 from components.config import load_section
 from components.job import Job
 from components.store import TrackingConfig
 from components.tracking import Tracker, nested_run
-from components.train.cluster import ClusterSettings, ray_cluster
 from components.train.config import RESUME_AUTO, TrainParams
 from components.train.machine import Workers, this_machine
 from components.train.plan import TrainPlan, make_plan

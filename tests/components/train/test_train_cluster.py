@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.train import cluster
-from components.train.cluster import ClusterSettings, ray_cluster
-from components.train.scratch import scratch_folder
+from components import cluster
+from components.cluster import ClusterSettings, ray_cluster
+from components.scratch import scratch_folder
 from yolo_core.errors import UnreachableError
 
 
@@ -21,7 +21,7 @@ def test_no_ray_at_the_address_is_unreachable_soon(prefix: str) -> None:
         address = f"{prefix}127.0.0.1:{unused.getsockname()[1]}"
     began = time.monotonic()
     with (
-        pytest.raises(UnreachableError, match=f"no Ray at train.ray_address {address}: .*set null"),
+        pytest.raises(UnreachableError, match=f"no Ray at ray_address {address}: .*set null"),
         ray_cluster(ClusterSettings(address=address, cpus=1, gpus=0)),
     ):
         pytest.fail("it connected to nothing")
@@ -47,12 +47,12 @@ def test_temporary_folder_is_short_enough_for_socket_paths(
 def test_a_folder_that_a_killed_process_left_is_deleted_and_one_in_use_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.train.scratch._LONGEST", 10**3)
+    monkeypatch.setattr("components.scratch._LONGEST", 10**3)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     (tmp_path / "left-others").mkdir()
     hold = (
         "import sys, tempfile, time; tempfile.tempdir = sys.argv[1]\n"
-        "from components.train import scratch; scratch._LONGEST = 10**3\n"
+        "from components import scratch; scratch._LONGEST = 10**3\n"
         "with scratch.scratch_folder('left-') as folder: print(folder, flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from components.cluster import ClusterSettings, ray_cluster
 from components.config import load_section, read_params
-from components.train.cluster import ClusterSettings, ray_cluster
 from components.train.config import TrainConfig, TrainParams
 from components.train.machine import Machine, look, this_machine
 from components.train.probing import Choices, measure_batch, probe_apart, probe_on_ray, request_key
@@ -83,7 +83,7 @@ def test_without_auto_nothing_is_looked_at(
     assert found.reasons == ()
     found.keep()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UnreachableError, match=r"no Ray at train\.ray_address 127\.0\.0\.1:1"):
+    with pytest.raises(UnreachableError, match=r"no Ray at ray_address 127\.0\.0\.1:1"):
         settle(replace(params, workers="auto"), "yolov5n", dataset, str(tmp_path))
 
 

@@ -251,7 +251,7 @@ def slow(seconds: float) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_speed_is_per_image(pictures: DetectionDataset, batch_size: int) -> None:
     settings = replace(SETTINGS, batch_size=batch_size)
-    speed = measure_speed(slow(0.02), pictures, "val", settings, images=100)
+    speed = measure_speed(slow(0.02), pictures.samples("val"), settings, images=100)
     assert 20 <= speed.inference_ms <= speed.inference.p95 < 2000
     assert speed.nms_ms > 0 and speed.preprocess_ms > 0
     assert speed.total_ms == pytest.approx(speed.preprocess_ms + speed.inference_ms + speed.nms_ms)
@@ -259,7 +259,9 @@ def test_speed_is_per_image(pictures: DetectionDataset, batch_size: int) -> None
 
 def test_speed_is_measured_on_no_more_images_than_asked(pictures: DetectionDataset) -> None:
     model = Colours()
-    speed = measure_speed(model, pictures, "val", replace(SETTINGS, rectangular=False), images=3, repeats=2)
+    speed = measure_speed(
+        model, pictures.samples("val"), replace(SETTINGS, rectangular=False), images=3, repeats=2
+    )
     assert speed.batches == 6
     assert len(model.shapes) == 2 + 2 * (1 + 3)  # warm-up; then, in each round, the shape's first call and 3
 
@@ -273,7 +275,7 @@ def test_each_shape_is_warmed_up_before_it_is_timed(pictures: DetectionDataset) 
             time.sleep(0.3)
         return find_colours(images)
 
-    speed = measure_speed(slow_at_first, pictures, "val", SETTINGS, images=100)
+    speed = measure_speed(slow_at_first, pictures.samples("val"), SETTINGS, images=100)
     assert len(seen) > 2 and speed.inference.p99 < 300
 
 
@@ -281,7 +283,7 @@ def test_a_rest_of_a_batch_is_not_timed(pictures: DetectionDataset) -> None:
     count = len(pictures.samples("val"))
     for batch_size, batches in ((1, count), (count - 1, 1), (count, 1), (count + 1, 1)):
         settings = replace(SETTINGS, batch_size=batch_size)
-        assert measure_speed(find_colours, pictures, "val", settings, images=100).batches == batches
+        assert measure_speed(find_colours, pictures.samples("val"), settings, images=100).batches == batches
 
 
 @given(arrays(np.float64, st.tuples(st.integers(1, 40), st.just(3)), elements=st.floats(0, 1e4)))
@@ -337,7 +339,7 @@ def test_speed_is_a_median(pictures: DetectionDataset) -> None:
             time.sleep(0.5)
         return find_colours(images)
 
-    assert measure_speed(stumbling, pictures, "val", SETTINGS, images=7).inference_ms < 400
+    assert measure_speed(stumbling, pictures.samples("val"), SETTINGS, images=7).inference_ms < 400
 
 
 def test_detect_keeps_the_order_of_pictures_of_many_shapes() -> None:

@@ -1,4 +1,4 @@
-"""A Ray to train on: one of our own on this machine, or a running one; quiet on the console."""
+"""A Ray to work on: one of our own on this machine, or a running one; quiet on the console."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.train.scratch import scratch_folder
+from components.scratch import scratch_folder
 from yolo_core.errors import UnreachableError, UsageError
 
 # Read by Ray's processes when they start, so they must be in the environment before Ray is.
@@ -99,12 +99,12 @@ def ray_errors(address: str) -> Iterator[None]:
         yield
     except AuthenticationError:
         raise UsageError(
-            f"the Ray at train.ray_address {address} wants a token; set RAY_AUTH_MODE=token and "
+            f"the Ray at ray_address {address} wants a token; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of its head"
         ) from None
     except (OSError, TimeoutError, RuntimeError, ValueError, RayError) as error:
         text = " ".join(str(error).split())[:160]
-        raise UnreachableError(f"no Ray at train.ray_address {address}: {text}") from None
+        raise UnreachableError(f"no Ray at ray_address {address}: {text}") from None
 
 
 def _connect(address: str, quiet: Mapping[str, Any]) -> None:
@@ -132,5 +132,5 @@ def check_answers(address: str) -> None:
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise UnreachableError(
-            f"no Ray at train.ray_address {address}: {error}; start it or set null to train on this machine"
+            f"no Ray at ray_address {address}: {error}; start it or set null to work on this machine"
         ) from None
