@@ -27,7 +27,7 @@ from components.config import read_params
 from tests.integration.mlflow_server import free_port, start_server, stop_server
 from yolo_core.data.quarantine import write_quarantine
 
-EPOCHS = 16
+EPOCHS = 12
 RECOVERY_SECONDS = 30
 """From the death of a worker until training goes on, beside the lost part of an epoch, on an idle machine."""
 QUICK = {
@@ -116,7 +116,7 @@ class Training:
                 [sys.executable, *command, *places], stdout=log, stderr=log, env=self.environment
             )
 
-    def wait_for(self, what: Callable[[], object], seconds: float = 150) -> None:
+    def wait_for(self, what: Callable[[], object], seconds: float = 600) -> None:
         """Wait until something is so, while the command runs."""
         end = time.monotonic() + seconds
         while not what():
@@ -142,7 +142,7 @@ class Training:
                 continue  # ended meanwhile
         return sorted(found, key=lambda process: process.create_time())
 
-    def end(self, seconds: float = 180) -> int:
+    def end(self, seconds: float = 600) -> int:
         try:
             return self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -220,14 +220,14 @@ def test_worker_controller_tracking_server_and_storage_are_lost(
     sys.stderr.write(f"recovered from a killed worker in {seconds:.1f} s; load per core {busy:.1f}\n")
     assert seconds < RECOVERY_SECONDS * busy
 
-    training.wait_for_epoch(5)
+    training.wait_for_epoch(4)
     training.wait_for_batch()
     training.members("TrainController")[0].kill()
     training.wait_for(lambda: "controller died" in training.shown)
 
-    training.wait_for_epoch(8)
+    training.wait_for_epoch(6)
     server.stop()
-    training.wait_for_epoch(10)
+    training.wait_for_epoch(7)
     away = training.states.with_name("away")
     training.states.rename(away)
     training.states.write_text("no folder")  # whoever may write anywhere cannot write below a file
@@ -274,12 +274,12 @@ def test_driver_is_killed_and_machines_are_taken_away(
     orphans = training.members("")
     training.process.send_signal(signal.SIGKILL)
     assert training.end() == -signal.SIGKILL
-    for epoch, victim in ((6, None), (10, "RayTrainWorker")):
+    for epoch, victim in ((5, None), (8, "RayTrainWorker")):
         training.start()
         training.wait_for_epoch(epoch)
         process = training.members(victim)[-1] if victim else psutil.Process(training.process.pid)
         process.send_signal(signal.SIGTERM)
-        assert training.end(60) == 128 + signal.SIGTERM, training.shown[-3000:]
+        assert training.end() == 128 + signal.SIGTERM, training.shown[-3000:]
         assert "goes on from the state" in training.shown
         assert server.run(training.run_id).info.status == "KILLED"
 
