@@ -121,7 +121,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         metavar="MODEL",
         help="MLflow run of study or val (its id), models:/NAME@ALIAS, models:/NAME/VERSION, a folder of "
-        "val, a checkpoint or an export; the others are compared with the first",
+        "val, a file of COCO results, a checkpoint or an export; the others are compared with the first",
     )
     parser.add_argument(
         "--data",

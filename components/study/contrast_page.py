@@ -120,7 +120,7 @@ def _model_row(standing: Standing) -> list[Cell]:
         known = one.reported.get(key)
         row.append(_NO if known is None else Cell(f"{100 * known:.1f}", known))
     milliseconds = one.timing.total_ms if one.timing else None
-    row.append(Cell(str(one.image_size), one.image_size))
+    row.append(Cell(str(one.image_size), one.image_size) if one.image_size else Cell("unknown", ""))
     row.append(
         Cell("not measured", "") if milliseconds is None else Cell(f"{milliseconds:.1f}", milliseconds)
     )

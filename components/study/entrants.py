@@ -1,8 +1,9 @@
 """From the names on a command line to models with their detections.
 
 A name is a run in MLflow, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, a folder that ``val`` wrote,
-or whatever else `components.study.subject` opens: a checkpoint, an export, an artifact of a run. Of models,
-stored detections on the dataset are looked for by digest; without any the model is evaluated.
+a file of COCO results, or whatever else `components.study.subject` opens: a checkpoint, an export, an
+artifact of a run. Of models, stored detections on the dataset are looked for by digest; without any the model
+is evaluated.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from components.study.stored import (
     find_results,
     find_timing,
     read_folder,
+    read_results,
     read_run,
     read_speed,
 )
@@ -99,6 +101,8 @@ class Entrants:
             return self._registered(name)
         if (path / DETECTIONS).is_file():
             return self._sized(short_name(path), read_folder(path))
+        if path.suffix == ".json" and path.is_file():
+            return self._sized(path.stem, read_results(path, self._datasets[0].digest, self.terms.split))
         if name.startswith(RUNS):
             return name, None
         if path.exists():

@@ -65,6 +65,27 @@ def read_folder(folder: Path, place: str = "") -> Stored:
     raise UsageError(f"{place} has {DETECTIONS} but no report that names dataset_digest and split beside it")
 
 
+def read_results(path: Path, dataset_digest: str, split: str) -> Stored:
+    """Read COCO results that another tool made of a split: nothing else is known of their model.
+
+    Raises:
+        DataError: the file is no list.
+    """
+    return Stored(
+        place=str(path),
+        variant="unknown",
+        model_digest="unknown",
+        dataset_digest=dataset_digest,
+        split=split,
+        image_size=0,
+        images=None,
+        settings={},
+        reported={},
+        timing=None,
+        detections=_results(path, str(path)),
+    )
+
+
 def read_run(client: Any, run_id: str) -> Stored:
     """Read the result of a run, or of the one child of a pipeline's run that has one.
 

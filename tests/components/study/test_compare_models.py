@@ -278,3 +278,16 @@ def test_speeds_are_taken_from_files_that_tell_them(
     assert fast["speed_ratio"] == 2.5 and fast["measured_on"] == "batch 1, device cpu, threads 1, Quick CPU"
     half = compare(*folders, *files[:2], "--json").result["models"][1]
     assert half["speed_ratio"] is None and half["speed"].startswith("not comparable: measured under batch 1")
+
+
+def test_results_of_another_tool_are_taken_too(
+    compare: Launch, workspace: Path, data: DetectionDataset
+) -> None:
+    good = store_result(workspace / "runs" / "good", data, "good")
+    other = workspace / "elsewhere.json"
+    other.write_text(json.dumps(find_boxes(data, error=0.15)))
+    finished = compare(good, other, "--json")
+    assert finished.code == 0, finished.err
+    model = finished.result["models"][1]
+    assert (model["label"], model["model_digest"]) == ("elsewhere", "unknown")
+    assert model["difference"]["ap"]["verdict"] == "lose" and model["speed"] == "not measured"
