@@ -17,13 +17,13 @@ from components.store import TrackingConfig
 from components.study.findings import Findings, coco_figures, examine, write_tables
 from components.study.pictures import PICTURES, PICTURES_FOLDER, write_pictures
 from components.study.results_file import read_results
-from components.study.subject import Subject, open_subject
+from components.study.subject import Subject, check_split, open_subject
 from components.study.val_page import write_page
 from components.study.val_table import table_lines
 from components.tracking import NullTracker, RunIdentity, Tracker, open_run
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate, judge
-from yolo_core.errors import DataError, UsageError
+from yolo_core.errors import UsageError
 from yolo_core.export.files import digest_of
 from yolo_core.metrics.nms import NmsSettings
 
@@ -155,10 +155,7 @@ def run(options: argparse.Namespace, tracking: TrackingConfig) -> tuple[dict[str
 def _request(options: argparse.Namespace, tracking: TrackingConfig, root: Path) -> Request:
     """Open data and model, and find what does not fit before anything is measured or logged."""
     dataset = open_dataset(options.data or root / "data/dataset")
-    if not any(len(sample.boxes) for sample in dataset.samples(options.split)):
-        raise DataError(
-            f"split {options.split!r} of {dataset.name} has no boxes to measure against; choose another"
-        )
+    check_split(dataset, options.split)
     if options.model.endswith(_RESULTS):
         path = Path(options.model)
         if not path.is_file():
