@@ -18,10 +18,12 @@ from yolo_core.engine.step import Compute, TrainStep
 from yolo_core.model.graph import create_model
 
 CPU = torch.device("cpu")
+NORMS = ("frozen", "synchronised", "clipped")
 SIDE = 64
 RECIPE = Hyperparameters().with_overrides(
     {"nominal_batch": 12, "warmup_iterations": 0, "warmup_epochs": 0, "fl_gamma": 0.5, "label_smoothing": 0.1}
 )
+CLIPPED = RECIPE.with_overrides({"clip_norm": 1.0, "optimizer": "adamw", "lr0": 1e-3})
 SIZES = (6, 5, 6, 1)
 """Images of the batches: even, uneven, and fewer than ranks; gradients of two make a step."""
 
@@ -47,16 +49,20 @@ def share_of(ranks: Ranks, images: Tensor, targets: Tensor) -> tuple[Tensor, Ten
 
 
 def train(ranks: Ranks, norms: str) -> dict[str, Tensor]:
-    """Train four batches in float64; returns weights, statistics, averages and the losses of all ranks."""
+    """Train four batches in float64; returns weights, statistics, averages and the losses of all ranks.
+
+    ``norms`` are frozen or synchronised, or "clipped": synchronised, with clipping and AdamW.
+    """
+    recipe = CLIPPED if norms == "clipped" else RECIPE
     torch.manual_seed(0)
     model = create_model("yolov5n", 3).double()
     for module in model.modules():
         if norms == "frozen" and isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(False)
-    if norms == "synchronised" and ranks.world_size > 1:
+    if norms != "frozen" and ranks.world_size > 1:
         sync_norms(model)
     model.register_forward_pre_hook(lambda _, args: (args[0].double(),))
-    schedule = Schedule(hyperparameters=RECIPE, iterations_per_epoch=4, epochs=1, batch_size=6)
+    schedule = Schedule(hyperparameters=recipe, iterations_per_epoch=4, epochs=1, batch_size=6)
     compute = Compute(device=CPU, precision=choose_precision("fp32", CPU), ranks=ranks)
     step = TrainStep(model, schedule, SIDE, compute)
     losses = []
@@ -70,7 +76,7 @@ def train(ranks: Ranks, norms: str) -> dict[str, Tensor]:
 
 
 def work(ranks: Ranks, folder: Path) -> None:
-    for norms in ("frozen", "synchronised"):
+    for norms in NORMS:
         result = train(ranks, norms)
         everywhere = ranks.gather(result)
         for name, value in result.items():
@@ -86,7 +92,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-@pytest.mark.parametrize("norms", ["frozen", "synchronised"])
+@pytest.mark.parametrize("norms", NORMS)
 def test_ranks_compute_what_one_does_with_the_whole_batch(results: Path, norms: str) -> None:
     """To 1e-6 of each tensor's size, after two optimiser steps over four batches in float64."""
     shared = torch.load(results / f"{norms}.pt")
