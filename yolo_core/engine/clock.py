@@ -19,7 +19,7 @@ PHASES = ("data_wait", "steps", "validation", "saving", "other")
 
 
 class PhaseClock:
-    """Splits the time since `start` among `PHASES`, without gap or overlap: a phase within another pauses it."""
+    """Splits the time since `start` among `PHASES`, without gap or overlap: an inner one pauses the outer."""
 
     def __init__(self) -> None:
         """Start with no time spent."""
@@ -41,7 +41,7 @@ class PhaseClock:
             self._switch(outer)
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items; the time until each is there is a wait for data, that until the next is asked is steps."""
+        """Yield the items; time until one is there is a wait for data, until the next is asked for, steps."""
         source = iter(items)
         while True:
             with self.phase("data_wait"):
@@ -87,7 +87,7 @@ def resident_bytes() -> int:
 
 
 def peak_gpu_bytes(device: torch.device) -> int:
-    """Return the most GPU memory that torch has held since the last call, its cache included; 0 without a GPU."""
+    """Return the most GPU memory that torch held since the last call, its cache included; 0 without a GPU."""
     if device.type != "cuda":
         return 0
     peak = torch.cuda.max_memory_reserved(device)

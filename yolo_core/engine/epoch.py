@@ -101,7 +101,7 @@ class EpochMeter:
 
     @property
     def wants_norm(self) -> bool:
-        """Whether the gradients' norm should be measured at the batch that comes, if it updates the weights."""
+        """Whether the gradients' norm should be measured at the next batch, if that updates the weights."""
         return self.batches >= self._norm_due
 
     def waiting(self, batches: Iterable[Item]) -> Iterator[Item]:

@@ -74,7 +74,7 @@ def test_quality_is_shown_by_three_pictures(evaluation: Evaluation, tmp_path: Pa
 def test_truth_stands_on_the_left_and_detections_on_the_right(
     evaluation: Evaluation, dataset: DetectionDataset, tmp_path: Path
 ) -> None:
-    """A box of another class that is nowhere near a truth shows on the right alone, and only when it is sure."""
+    """A detection that is nowhere near a truth shows on the right alone, and only when it is sure."""
 
     def halves(score: float) -> tuple[np.ndarray, np.ndarray]:
         row = np.array([[2.0, 2.0, 10.0, 10.0, score, 1.0]], np.float32)
