@@ -247,9 +247,11 @@ def paused(processes: list[psutil.Process]) -> Iterator[None]:
     """Let processes stand still for a while."""
     for process in processes:
         process.suspend()
-    yield
-    for process in processes:
-        process.resume()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 def kill_worker(training: Training) -> float:
