@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from components.code import code_digest
 from components.train.config import TrainConfig
 from components.train.node import NodeFacts, Question, leave_token, look, remove_token, torch_build
@@ -87,13 +89,22 @@ def preflight(
             answers = answers or [look(question)]
         finally:
             remove_token(storage, token)
-        found = judge_all(needs, answers)
+        found = [*_gpus_here(config), *judge_all(needs, answers)]
     if found:
         text = "\n".join(finding.text for finding in found)
         kind = UnreachableError if all(finding.reach for finding in found) else UsageError
         raise kind(
             text if len(found) == 1 else f"{len(found)} things stand in the way of the training:\n{text}"
         )
+
+
+def _gpus_here(config: TrainConfig) -> list[Finding]:
+    """Compare the GPUs asked for with this machine's: a Ray started here believes what it is told."""
+    asked, there = config.workers * config.gpus_per_worker, torch.cuda.device_count()
+    if config.ray_address is not None or asked <= there:
+        return []
+    text = f"train asks for {asked} GPU{'s' * (asked != 1)}, torch sees {there} on this machine"
+    return [Finding(text=f"{text}; lower train.workers, or set train.gpus_per_worker to 0")]
 
 
 def find_needs(config: TrainConfig, plan: TrainPlan, dataset: DetectionDataset, storage: str) -> Needs:

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.code import code_digest, copy_code
 from components.train import preflight as checks
@@ -81,8 +82,6 @@ def test_this_machine_passes_and_keeps_nothing(
 
 
 def test_what_a_machine_says_of_itself(question: Question, needs: Needs, dataset: DetectionDataset) -> None:
-    import torch
-
     facts = look(question)
     assert (facts.dataset, facts.code, facts.torch) == (dataset.digest, code_digest(), torch.__version__)
     assert facts.cuda == torch.version.cuda
@@ -246,6 +245,16 @@ def test_all_findings_come_at_once_and_equal_ones_together(
     assert [finding.text[:30].partition(" ")[0] for finding in found] == ["a,", "a,", "c:", "d:"]
     assert found[0].text.startswith("a, b: torch 2.1.0")
     assert [finding.reach for finding in found] == [False, False, True, True]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpus_that_this_machine_does_not_have(
+    make_config: MakeConfig, dataset: DetectionDataset, plan: TrainPlan, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"asks for 2 GPUs, torch sees 0 on this machine; lower train\.workers"
+    ):
+        preflight(make_config(workers=2, gpus_per_worker=1), plan, dataset, str(tmp_path))
 
 
 def test_the_exit_code_fits_what_is_wrong(
