@@ -1,4 +1,4 @@
-"""The weights that a training starts from: a file, a registered model, or the folder of a finished training."""
+"""The weights a training starts from: a file, a registered model, or the folder of a finished training."""
 
 from __future__ import annotations
 
