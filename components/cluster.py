@@ -27,6 +27,8 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 _CONNECT_SECONDS = 10.0
+_TOKEN_HINT = "; if it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+"""Ray itself does not say why a head that answers lets nobody in."""
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ray": 10001}
 _OBJECT_STORE_BYTES = 128 * 1024**2
 
@@ -104,7 +106,8 @@ def ray_errors(address: str) -> Iterator[None]:
         ) from None
     except (OSError, TimeoutError, RuntimeError, ValueError, RayError) as error:
         text = " ".join(str(error).split())[:160]
-        raise UnreachableError(f"no Ray at ray_address {address}: {text}") from None
+        token = "" if os.environ.get("RAY_AUTH_MODE") == "token" else _TOKEN_HINT
+        raise UnreachableError(f"no Ray at ray_address {address}: {text}{token}") from None
 
 
 def _connect(address: str, quiet: Mapping[str, Any]) -> None:
