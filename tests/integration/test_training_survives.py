@@ -201,7 +201,10 @@ def assert_whole(training: Training, server: Server, undisturbed: list[bytes]) -
     for metric in ("map", "box_loss", "seconds"):
         assert server.steps(run, metric) == list(range(1, EPOCHS + 1)), metric
     assert not [path for path in training.states.rglob("*") if path.is_file()]
-    assert [path.name for path in Path(training.environment["TMPDIR"]).iterdir()] == []
+    left = {path.name for path in Path(training.environment["TMPDIR"]).iterdir()}
+    assert {
+        name for name in left if not name.startswith("torchinductor")
+    } == set()  # torch's one cache folder
 
 
 def test_worker_controller_tracking_server_and_storage_are_lost(
