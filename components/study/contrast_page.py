@@ -104,7 +104,7 @@ def _models(result: Contrast) -> str:
         "AP50 to first",
         "AP50 verdict",
     )
-    tail = ("mAP, %", "mAP50, %", "size, px", "ms/image", "speed")
+    tail = ("ms/image", "speed", "size, px", "mAP, %", "mAP50, %")
     return sortable((*heads, *tail), [_model_row(standing) for standing in result.standings])
 
 
@@ -116,16 +116,14 @@ def _model_row(standing: Standing) -> list[Cell]:
     else:
         ap, ap50 = difference.ap, difference.ap50
         row += [_change(ap), Cell(share(ap.better), ap.better), _verdict(ap), _change(ap50), _verdict(ap50)]
-    for key in ("map", "map50"):
-        known = one.reported.get(key)
-        row.append(_NO if known is None else Cell(f"{100 * known:.1f}", known))
-    milliseconds = one.timing.total_ms if one.timing else None
-    row.append(Cell(str(one.image_size), one.image_size) if one.image_size else Cell("unknown", ""))
+    milliseconds, ratio = one.timing.total_ms if one.timing else None, standing.speed_ratio
     row.append(
         Cell("not measured", "") if milliseconds is None else Cell(f"{milliseconds:.1f}", milliseconds)
     )
-    ratio = standing.speed_ratio
-    return [*row, Cell(speed(standing), "" if ratio is None else ratio)]
+    row.append(Cell(speed(standing), "" if ratio is None else ratio))
+    row.append(Cell(str(one.image_size), one.image_size) if one.image_size else Cell("unknown", ""))
+    known = [one.reported.get(key) for key in ("map", "map50")]
+    return [*row, *(_NO if value is None else Cell(f"{100 * value:.1f}", value) for value in known)]
 
 
 def _times(result: Contrast) -> str:
