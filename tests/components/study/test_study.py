@@ -113,7 +113,7 @@ def test_the_report_says_what_was_measured(measured: Job) -> None:
     assert report["settings"]["iou"] == 0.7 and report["settings"]["device"] in ("cpu", "cuda")
     assert report["environment"]["threads"] == torch.get_num_threads() and report["environment"]["cpu"]
     names = sorted(path.name for path in measured.path("reports/study").iterdir())
-    assert names == ["yolov5n.json", "yolov5n.txt"]
+    assert names == ["curve", "sizes", "yolov5n.json", "yolov5n.npz", "yolov5n.txt"]
     assert sum(row["instances"] for row in report["per_class"]) == dataset.splits["test"].boxes
 
 
