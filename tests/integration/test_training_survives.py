@@ -258,14 +258,17 @@ def paused(processes: list[psutil.Process]) -> Iterator[None]:
 
 
 def kill_worker(training: Training) -> float:
-    """Kill a worker; returns the seconds until the training stored a state again."""
+    """Kill a worker; returns the seconds until its successors stored a state."""
+
+    def writers() -> set[str]:  # the last part of a state's name is of the process that wrote it
+        return {path.stem.rpartition("-")[2] for path in training.states.rglob("state-*.json")}
+
     victims = training.members("RayTrainWorker")
     assert len(victims) == 2
+    known = writers()
     victims[1].kill()
     began = time.monotonic()
-    training.wait_for(lambda: len(training.members("RayTrainWorker")) < 2)
-    known = {path.name for path in training.states.rglob("state-*.json")}
-    training.wait_for(lambda: {path.name for path in training.states.rglob("state-*.json")} - known)
+    training.wait_for(lambda: writers() - known)
     return time.monotonic() - began
 
 
