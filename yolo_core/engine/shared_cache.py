@@ -25,8 +25,8 @@ def build_shared_cache(samples: Sequence[Sample], settings: CacheSettings, ranks
 
     Args:
         samples: the same on all ranks.
-        settings: ``memory_bytes`` is what the machine's cache may take; where that is too little, or the disk for
-            temporary files is too full, each image is decoded whenever it is asked for.
+        settings: ``memory_bytes`` is what the machine's cache may take; where that is too little, or the disk
+            for temporary files is too full, each image is decoded whenever it is asked for.
         ranks: this process among its fellows.
 
     Raises:
