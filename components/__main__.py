@@ -35,13 +35,13 @@ STAGE_HELP = {
 COMMANDS = {
     "all": ("components.everything:run_all", "run every stage in order"),
     "compare-models": (
-        "components.study.compare_models:compare_models",
+        "components.study.compare.command:compare_models",
         "runs, registered versions or checkpoints side by side, with intervals",
     ),
     "search": ("components.train.search.command:search", "search for hyperparameters of one variant"),
     "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
     "rollback": ("components.promote.command:rollback", "swap champion and previous"),
-    "val": ("components.study.val:val", "measure any model on a split: table, pictures, one page"),
+    "val": ("components.study.val.command:val", "measure any model on a split: table, pictures, one page"),
     "speed": ("components.study.speed:speed", "time a model: milliseconds per image, part by part"),
     "study-all": ("components.study.study_all:study_all", "study several models; one table and plot"),
     "predict": ("components.predict.command:predict", "draw a model's detections on images"),

@@ -28,7 +28,7 @@ WORK: dict[str, tuple[str, str]] = {
     "validate": ("components.validate.config:ValidateConfig", "components.validate.work:run"),
     "train": ("components.train.config:TrainParams", "components.train.work:run"),
     "study": ("components.study.config:StudyConfig", "components.study.study:run"),
-    "compare": ("components.study.config:CompareConfig", "components.study.compare:run"),
+    "compare": ("components.study.config:CompareConfig", "components.study.compare.stage:run"),
     "export": ("components.export.config:ExportConfig", "components.export.work:run"),
     "register": ("components.register.config:RegisterConfig", "components.register.work:run"),
 }

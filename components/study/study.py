@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from components.job import Job
+from components.study.compare.evidence import write_curves, write_matches
 from components.study.config import StudyConfig
 from components.study.environment import describe_environment
-from components.study.evidence import write_curves, write_matches
 from components.study.fan import measure_here, measure_on_ray, missing_tasks
-from components.study.findings import examine, write_tables
 from components.study.measure import (
     Bench,
     Source,
@@ -24,9 +23,10 @@ from components.study.measure import (
     measure_times,
     open_bench,
 )
-from components.study.pictures import PICTURES_FOLDER, write_pictures
 from components.study.points import Points
 from components.study.table import release_table
+from components.study.val.findings import examine, write_tables
+from components.study.val.pictures import PICTURES_FOLDER, write_pictures
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import Evaluation, judge
 from yolo_core.errors import UsageError

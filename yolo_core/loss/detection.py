@@ -84,7 +84,7 @@ class LossParts(NamedTuple):
 
 
 class _Picked(torch.autograd.Function):
-    """A level's matched rows and its objectness, float32 or better; their gradient is written once, in its layout.
+    """A level's matched rows and its objectness, float32 or better; their gradient is written once, in place.
 
     Indexing gives the same figures, but each use fills a gradient of the level's whole size, adds it to the
     last and turns it back into the layout of the convolution: 6 % of a training step on a CPU.

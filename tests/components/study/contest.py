@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from components.study.contrast import Contestant, Timing
+from components.study.compare.contrast import Contestant, Timing
 from yolo_core.data.coco import DetectionDataset, SourceBox, SourceImage, class_table, write_dataset
 from yolo_core.metrics.coco_matching import coco_matches
 

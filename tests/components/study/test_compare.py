@@ -19,9 +19,9 @@ import pytest
 
 from components.config import load_section
 from components.job import Job
-from components.study.compare import COLUMNS, best_rows, read_reports, rows_of, run
+from components.study.compare.stage import COLUMNS, best_rows, read_reports, rows_of, run
+from components.study.compare.study_page import text
 from components.study.config import METRICS, CompareConfig
-from components.study.page import text
 from components.study.plots import plot_study, shows_efficientdet, total_ms, until_best
 from components.tracking import NullTracker
 from components.workspace import Workspace

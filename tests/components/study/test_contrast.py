@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from components.study.contrast import Contestant, Timing, contrast
-from components.study.contrast_files import ALL, COLUMNS, document, share, table, text
-from components.study.contrast_page import contrast_page
-from components.study.contrast_plots import MOST_CLASSES, largest_changes
+from components.study.compare.contrast import Contestant, Timing, contrast
+from components.study.compare.files import ALL, COLUMNS, document, share, table, text
+from components.study.compare.page import contrast_page
+from components.study.compare.plots import MOST_CLASSES, largest_changes
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.bootstrap import BootstrapSettings, ap_differences, ap_intervals

@@ -13,8 +13,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from components.study.contrast import contrast
-from components.study.contrast_page import contrast_page
+from components.study.compare.contrast import contrast
+from components.study.compare.page import contrast_page
 from yolo_core.metrics.bootstrap import BootstrapSettings
 
 from .contest import contestant, draw_dataset

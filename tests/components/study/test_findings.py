@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from components.plots import plot_against_confidence, plot_calibration, plot_confusion
-from components.study.findings import Findings, examine, figures, write_tables
-from components.study.pictures import PICTURES, write_pictures
-from components.study.samples import draw_worst, worst
 from components.study.subject import check_split
+from components.study.val.findings import Findings, examine, figures, write_tables
+from components.study.val.pictures import PICTURES, write_pictures
+from components.study.val.samples import draw_worst, worst
 from yolo_core.data.coco import DetectionDataset, SourceBox, SourceImage, class_table, write_dataset
 from yolo_core.engine.evaluate import Rows, judge
 from yolo_core.errors import DataError

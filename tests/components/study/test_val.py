@@ -17,8 +17,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from components.study.pictures import PICTURES
-from components.study.val import val as run_val
+from components.study.val.command import val as run_val
+from components.study.val.pictures import PICTURES
 from yolo_core.data.coco import ClassTable, SourceBox, SourceImage, open_dataset, write_dataset
 from yolo_core.data.quarantine import write_quarantine
 from yolo_core.engine.evaluate import EvalSettings, evaluate
@@ -313,7 +313,7 @@ def test_an_image_that_is_missing_is_named(val: Launch, tmp_path: Path, crowded:
 
 
 def test_boxes_that_are_not_numbers_are_refused(crowded: Path) -> None:
-    from components.study.findings import examine
+    from components.study.val.findings import examine
     from yolo_core.engine.evaluate import judge
     from yolo_core.errors import DataError
 

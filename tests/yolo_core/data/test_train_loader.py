@@ -115,7 +115,7 @@ def test_an_epoch_is_taken_up_again_at_any_batch(samples: list[Sample]) -> None:
 def test_ranks_share_each_batch_without_repeats_or_gaps(
     samples: list[Sample], count: int, batch: int, world: int, epoch: int
 ) -> None:
-    """Whatever the numbers: the batches are those of one process, and the ranks' parts make them up in order."""
+    """Whatever the numbers: the batches are those of one process, and ranks take them in order."""
     assume(world <= min(batch, count))
     plain = replace(SETTINGS, batch_size=batch, augmentation=NO_AUGMENTATION, image_size=8)
 

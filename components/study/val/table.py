@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.study.findings import Findings, coco_figures, per_class
+from components.study.val.findings import Findings, coco_figures, per_class
 
 # Heading -> key of a row of `per_class`, or of the line over all classes.
 _COLUMNS = {

@@ -11,8 +11,8 @@ from components.plots import (
     plot_errors,
     plot_precision_recall,
 )
-from components.study.findings import Findings
-from components.study.samples import draw_samples, draw_worst
+from components.study.val.findings import Findings
+from components.study.val.samples import draw_samples, draw_worst
 
 PICTURES_FOLDER = "pictures"  # beside the page and the tables
 # File -> what it shows, in the order of the page. The last two are sheets of images.
@@ -34,7 +34,7 @@ def write_pictures(findings: Findings, folder: Path) -> list[dict[str, object]]:
     """Write `PICTURES` to a folder; worst.jpg only if there is an error to show.
 
     Returns:
-        A row for every image with an error, the worst first; see `components.study.samples.worst`.
+        A row for every image with an error, the worst first; see `components.study.val.samples.worst`.
     """
     evaluation, metrics = findings.evaluation, findings.evaluation.metrics
     names, matrix = evaluation.dataset.names, evaluation.confusion.matrix

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from components.study.contrast import Contrast, Standing
+from components.study.compare.contrast import Contrast, Standing
 from yolo_core.metrics.bootstrap import FEWEST_IMAGES, Difference, Interval
 
 ALL = "(all)"  # the row of all classes together; no class has such a name

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from components.runner import git_commit, orchestrator
 from components.store import TrackingConfig
-from components.study.findings import Findings, coco_figures, examine, write_tables
-from components.study.pictures import PICTURES, PICTURES_FOLDER, write_pictures
-from components.study.results_file import read_results
 from components.study.subject import Subject, check_split, open_subject
-from components.study.val_page import write_page
-from components.study.val_table import table_lines
+from components.study.val.findings import Findings, coco_figures, examine, write_tables
+from components.study.val.page import write_page
+from components.study.val.pictures import PICTURES, PICTURES_FOLDER, write_pictures
+from components.study.val.results_file import read_results
+from components.study.val.table import table_lines
 from components.tracking import NullTracker, RunIdentity, Tracker, open_run
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate, judge

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.sheet import PAPER, Colour, fit, sheet, write
-from components.study.findings import Findings
+from components.study.val.findings import Findings
 from yolo_core.data.coco import Sample
 from yolo_core.data.images import Pixels
 from yolo_core.data.preview import class_colour

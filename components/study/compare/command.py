@@ -38,9 +38,9 @@ def compare_models(argv: Sequence[str]) -> int:
     root = Path(options.workspace).resolve()
     if not root.is_dir():
         raise UsageError(f"no workspace at {root}; name a folder")
-    from components.study.contrast import contrast
-    from components.study.contrast_files import text
-    from components.study.entrants import Entrants
+    from components.study.compare.contrast import contrast
+    from components.study.compare.entrants import Entrants
+    from components.study.compare.files import text
     from yolo_core.metrics.bootstrap import BootstrapSettings
 
     terms = _terms(options, params, tracking, root)
@@ -58,7 +58,7 @@ def compare_models(argv: Sequence[str]) -> int:
 
 
 def _terms(options: argparse.Namespace, params: dict[str, Any], tracking: TrackingConfig, root: Path) -> Any:
-    from components.study.entrants import Terms
+    from components.study.compare.entrants import Terms
 
     settings: StudyConfig = load_section(params, "study", StudyConfig)
     folders = tuple(options.data or [root / "data" / "dataset"])
@@ -76,8 +76,8 @@ def _terms(options: argparse.Namespace, params: dict[str, Any], tracking: Tracki
 
 def _write(result: Any, folder: Path) -> dict[str, Any]:
     """Write comparison.json, .csv and .html to a folder, which is made; return what the JSON holds."""
-    from components.study.contrast_files import document, table
-    from components.study.contrast_page import contrast_page
+    from components.study.compare.files import document, table
+    from components.study.compare.page import contrast_page
 
     labels = [standing.contestant.label for standing in result.standings]
     found = document(result)

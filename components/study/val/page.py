@@ -9,9 +9,9 @@ from string import Template
 from typing import Any
 
 from components.pages import build_page, data_url, list_facts
-from components.study.findings import Findings, coco_figures, per_class
-from components.study.page import SORT, STYLE, Cell, sortable
-from components.study.pictures import PICTURES, PICTURES_FOLDER
+from components.study.compare.study_page import SORT, STYLE, Cell, sortable
+from components.study.val.findings import Findings, coco_figures, per_class
+from components.study.val.pictures import PICTURES, PICTURES_FOLDER
 
 _MOST_IMAGES = 50  # of the table of images with errors
 _BROAD = ("errors.png", "calibration.png")

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from components.study.contrast import Contrast, Standing
+from components.study.compare.contrast import Contrast, Standing
 from yolo_core.metrics.bootstrap import FEWEST_IMAGES, Difference, Interval
 
 matplotlib.use("Agg")  # no display on a server

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from components.store import TrackingConfig, connect, mlflow_errors
-from components.study.config import StudyConfig
-from components.study.contrast import Contestant, Timing
-from components.study.stored import (
+from components.study.compare.contrast import Contestant, Timing
+from components.study.compare.stored import (
     DETECTIONS,
     TAG_MODEL,
     Stored,
@@ -28,6 +27,7 @@ from components.study.stored import (
     read_run,
     read_speed,
 )
+from components.study.config import StudyConfig
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.data.quarantine import without
 from yolo_core.errors import DataError, UsageError, YoloError

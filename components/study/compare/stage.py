@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from components.job import Job
+from components.study.compare.contrast import contrast
+from components.study.compare.evidence import read_contestant
+from components.study.compare.page import STYLE_CONTRAST, contrast_body
+from components.study.compare.study_page import page
 from components.study.config import CompareConfig
-from components.study.contrast import contrast
-from components.study.contrast_page import STYLE_CONTRAST, contrast_body
-from components.study.evidence import read_contestant
-from components.study.page import page
 from components.study.plots import plot_study, total_ms
 from yolo_core.errors import UsageError
 from yolo_core.metrics.bootstrap import BootstrapSettings

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from components.job import Job
-from components.study.contrast import Contestant, Timing
-from components.study.entrants import ordered_names
-from components.study.findings import CURVE, curve_rows, write_csv
+from components.study.compare.contrast import Contestant, Timing
+from components.study.compare.entrants import ordered_names
+from components.study.val.findings import CURVE, curve_rows, write_csv
 from yolo_core.data.quarantine import without
 from yolo_core.engine.evaluate import Evaluation
 from yolo_core.metrics.coco_matching import coco_matches, load_matches, save_matches

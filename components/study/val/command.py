@@ -17,7 +17,7 @@ def val(argv: Sequence[str]) -> int:
     """Measure a model, write its folder, print its table, and return the exit code."""
     options = _parse(argv)
     params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
-    from components.study.val_work import run
+    from components.study.val.work import run
 
     result, lines = run(options, load_section(params, "tracking", TrackingConfig))
     if options.json:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import html
 
 from components.pages import build_page, list_facts
-from components.study.contrast import Contrast, Standing
-from components.study.contrast_files import rule, share, speed, with_interval
-from components.study.contrast_plots import (
+from components.study.compare.contrast import Contrast, Standing
+from components.study.compare.files import rule, share, speed, with_interval
+from components.study.compare.plots import (
     MOST_CLASSES,
     plot_classes,
     plot_differences,
     plot_intervals,
     plot_speed,
 )
-from components.study.page import SORT, STYLE, Cell, sortable
+from components.study.compare.study_page import SORT, STYLE, Cell, sortable
 from yolo_core.metrics.bootstrap import FEWEST_IMAGES, Difference, Interval
 
 STYLE_CONTRAST = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.store import mlflow_errors
-from components.study.contrast import Timing
+from components.study.compare.contrast import Timing
 from yolo_core.errors import DataError, UsageError
 
 DETECTIONS = "detections.json"
@@ -28,7 +28,7 @@ _MOST = 20  # runs of one model on one dataset that are looked at, the latest fi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stored:
-    """A stored result: report fields as `components.study.contrast.Contestant` has them, and the detections.
+    """A stored result: report fields as `Contestant` of `contrast` has them, and the detections.
 
     ``images`` is how many images were looked at; None where the report does not say. ``image_size`` is 0 for
     COCO results of another tool.

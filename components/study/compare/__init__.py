@@ -1,0 +1,1 @@
+"""Models side by side: the stage compare and the command compare-models."""
