@@ -15,8 +15,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from components.study.results_file import read_results
-from components.study.val import val
+from components.study.val.command import val
+from components.study.val.results_file import read_results
 from yolo_core.data.coco import ClassTable, DetectionDataset, SourceImage, write_dataset
 from yolo_core.engine.evaluate import Evaluation, judge
 

@@ -56,7 +56,7 @@ def test_stage_without_inputs_or_plots_has_no_empty_lists() -> None:
 
 
 def test_plots_have_axes_that_their_files_have(document: dict[str, Any], repo: Path) -> None:
-    from components.study.compare import COLUMNS
+    from components.study.compare.stage import COLUMNS
 
     (curve,) = body(document, "train")["plots"]
     assert curve == {"reports/train/${item}.csv": {"x": "epoch", "y": "map50"}}
