@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.yolo_core.engine.kept import load_state, save_state
+from tests.yolo_core.engine.steps import SIZE, advance, batch
 from yolo_core.engine.optimizer import memory_groups
 from yolo_core.engine.precision import Precision, choose_precision
 from yolo_core.engine.ranks import Ranks
@@ -15,7 +16,6 @@ from yolo_core.engine.schedule import Schedule
 from yolo_core.engine.step import Compute, TrainStep, gains_of
 from yolo_core.model.graph import create_model
 
-SIZE = 64
 CPU = torch.device("cpu")
 HIGH = 2.0**125
 """A loss scale that overflows."""
@@ -34,22 +34,6 @@ def make_step(precision: str = "fp32", *, scaled: bool = False, **recipe: object
     chosen = Precision(name=precision, scaled=True) if scaled else choose_precision(precision, CPU)
     compute = Compute(device=CPU, precision=chosen, ranks=Ranks())
     return TrainStep(create_model("yolov5n", num_classes=3), schedule, SIZE, compute)
-
-
-def batch(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(index)
-    images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    targets = torch.tensor([[0, 1, 0.5, 0.5, 0.4, 0.3], [1, 2, 0.3, 0.6, 0.2, 0.5]])
-    return images, targets
-
-
-def advance(step: TrainStep, count: int) -> list[float]:
-    losses = []
-    for _ in range(count):
-        parts = step.forward(*batch(step.iteration))
-        step.backward(parts.total)
-        losses.append(parts.total.item())
-    return losses
 
 
 def test_loss_falls_on_one_batch() -> None:

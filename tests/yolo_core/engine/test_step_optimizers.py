@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from yolo_core.engine.checkpoint import load_state, save_state
+from tests.yolo_core.engine.kept import load_state, save_state
+from tests.yolo_core.engine.steps import SIZE, advance, batch
 from yolo_core.engine.precision import Precision, choose_precision
 from yolo_core.engine.ranks import Ranks
 from yolo_core.engine.recipe import Hyperparameters
@@ -17,7 +18,6 @@ from yolo_core.engine.step import Compute, TrainStep
 from yolo_core.loss.detection import DetectionLoss
 from yolo_core.model.graph import create_model
 
-SIZE = 64
 CPU = torch.device("cpu")
 ADAMW = {"optimizer": "adamw", "lr0": 1e-3, "warmup_bias_lr": 0.0, "weight_decay": 0.05}
 CLIPPED = {"clip_norm": 0.5}
@@ -36,22 +36,6 @@ def make_step(*, scaled: bool = False, **recipe: object) -> TrainStep:
     chosen = Precision(name="fp32", scaled=True) if scaled else choose_precision("fp32", CPU)
     compute = Compute(device=CPU, precision=chosen, ranks=Ranks())
     return TrainStep(create_model("yolov5n", num_classes=3), schedule, SIZE, compute)
-
-
-def batch(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(index)
-    images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    targets = torch.tensor([[0, 1, 0.5, 0.5, 0.4, 0.3], [1, 2, 0.3, 0.6, 0.2, 0.5]])
-    return images, targets
-
-
-def advance(step: TrainStep, count: int) -> list[float]:
-    losses = []
-    for _ in range(count):
-        parts = step.forward(*batch(step.iteration))
-        step.backward(parts.total)
-        losses.append(parts.total.item())
-    return losses
 
 
 def plain_loop(step: TrainStep, iterations: int) -> dict[str, torch.Tensor]:
