@@ -58,7 +58,17 @@ def main() -> None:
         folders = []
         for path in (WEIGHTS, noisy):
             folder = root / path.stem
-            words = ("val", str(path), "--split", "train", "--size", size, "--no-track", "--out", str(folder))
+            words = (
+                "val",
+                str(path),
+                "--split",
+                "train",
+                "--image-size",
+                size,
+                "--no-track",
+                "--out",
+                str(folder),
+            )
             timed(root, *words)
             folders.append(str(folder))
         stored = timed(root, *common, *folders)

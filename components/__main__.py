@@ -104,7 +104,7 @@ def _run_stage_command(name: str, rest: list[str]) -> int:
     for flag, act in (("preview", _preview), ("diff", _diff), ("fix", _fix), ("dry_run", _dry_run)):
         if getattr(options, flag, None) is not None:
             return act(options)
-    result = run_stage(stage, _stage_options(options))
+    result = run_stage(stage, Options.of(options))
     show(result, as_json=options.json)
     return 0
 
@@ -173,9 +173,7 @@ def _fix(options: argparse.Namespace) -> int:
 def _dry_run(options: argparse.Namespace) -> int:
     workspace = local_workspace(options.workspace)
     stage = next(stage for stage in STAGES if stage.name == "train")
-    plan = resolve("components.train.dry_run:dry_run")(
-        stage_request(stage, _stage_options(options)), workspace
-    )
+    plan = resolve("components.train.dry_run:dry_run")(stage_request(stage, Options.of(options)), workspace)
     if options.json:
         show(plan, as_json=True)
     else:
@@ -184,21 +182,9 @@ def _dry_run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _stage_options(options: argparse.Namespace) -> Options:
-    return Options(
-        params=options.params,
-        workspace=options.workspace,
-        variant=options.variant,
-        run_id=options.run_id,
-        overrides=tuple(options.overrides),
-    )
-
-
 def _preview(options: argparse.Namespace) -> int:
     folder = _dataset_folder(options.workspace)
-    params = load_params(
-        Options(params=options.params, workspace=options.workspace, overrides=tuple(options.overrides))
-    )
+    params = load_params(Options.of(options))
     variant = options.variant or next(iter(params.get("variants") or ["yolov5n"]))
     for page in resolve("components.preview:draw_previews")(folder, options.preview, params, variant):
         say(f"preview: {page}")

@@ -27,10 +27,9 @@ def run_all(argv: Sequence[str]) -> int:
     parser = new_parser("all", "Run every stage in order, each in a process of its own.")
     parser.add_argument("--run-id", help="id of the pipeline run; stages of one run share it")
     options = parser.parse_args(argv)
-    overrides = tuple(options.overrides)
-    params = load_params(Options(params=options.params, workspace=options.workspace, overrides=overrides))
+    params = load_params(Options.of(options))
     shared = ["--params", str(options.params), "--workspace", options.workspace]
-    shared += [word for override in overrides for word in ("--set", override)]
+    shared += [word for override in options.overrides for word in ("--set", override)]
     shared += ["--run-id", options.run_id] if options.run_id else []
     shared += ["--debug"] if options.debug else []
     if not options.workspace.startswith(S3_SCHEME):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -47,6 +48,17 @@ class Options:
     variant: str | None = None
     run_id: str | None = None
     overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parsed: argparse.Namespace) -> Options:
+        """Take what `components.cli.new_parser` and a stage's own parser know."""
+        return cls(
+            params=parsed.params,
+            workspace=parsed.workspace,
+            variant=getattr(parsed, "variant", None),
+            run_id=getattr(parsed, "run_id", None),
+            overrides=tuple(parsed.overrides),
+        )
 
 
 def load_params(options: Options) -> dict[str, Any]:

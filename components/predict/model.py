@@ -48,7 +48,7 @@ def open_model(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels],
 def _registered(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels], Detections]:
     from components.store import connect, load_pyfunc
 
-    params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
+    params = load_params(Options.of(options))
     connect(load_section(params, "tracking", TrackingConfig), Path(options.workspace).resolve(), create=False)
     model = load_pyfunc(options.model)
     chosen = {"conf": thresholds.confidence, "iou": thresholds.iou, "max_det": thresholds.max_detections}

@@ -29,7 +29,7 @@ def promote(argv: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what the gate says; change nothing")
     parser.add_argument("--force", action="store_true", help="accept a version measured on other data")
     options = parser.parse_args(argv)
-    params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
+    params = load_params(Options.of(options))
     config = load_section(params, "promote", PromoteConfig)
     model = _open_model(options, params)
     version = options.version or model.aliases.get(CHALLENGER)
@@ -64,7 +64,7 @@ def promote(argv: Sequence[str]) -> int:
 def rollback(argv: Sequence[str]) -> int:
     """Swap champion and previous; return the exit code."""
     options = _parser("rollback", "Make the previous champion the champion again.").parse_args(argv)
-    params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
+    params = load_params(Options.of(options))
     model = _open_model(options, params)
     champion, previous = model.aliases.get(CHAMPION), model.aliases.get(PREVIOUS)
     if champion is None:

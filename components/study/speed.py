@@ -11,7 +11,8 @@ from components.cli import new_parser, say, show
 from components.config import load_section
 from components.runner import Options, load_params
 from components.store import TrackingConfig
-from components.study.config import DEVICES, LARGEST_SIZE, PRECISIONS
+from components.study.arguments import add_model_arguments
+from components.study.config import LARGEST_SIZE
 from yolo_core.errors import UsageError
 
 _PARTS = {"preprocess": "prepare", "inference": "model", "nms": "suppress", "total": "together"}
@@ -21,7 +22,7 @@ _LEVELS = ("mean", "p50", "p90", "p95", "p99")
 def speed(argv: Sequence[str]) -> int:
     """Time a model, print a table per batch size, and return the exit code."""
     options = _parse(argv)
-    params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
+    params = load_params(Options.of(options))
     result = measure(options, load_section(params, "tracking", TrackingConfig))
     if options.json:
         show(result, as_json=True)
@@ -55,7 +56,7 @@ def measure(options: argparse.Namespace, tracking: TrackingConfig) -> dict[str, 
     subject = open_subject(
         options.model, device=options.device, fmt=options.format, tracking=tracking, root=root
     )
-    size = subject.usable(options.size)
+    size = subject.usable(options.image_size)
     batches = [_time(options, subject, dataset, size, batch) for batch in options.batch]
     return {
         "model": subject.about,
@@ -129,30 +130,16 @@ def table_lines(result: dict[str, Any]) -> list[str]:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = new_parser("speed", "Time a model on images of a split: milliseconds per image, part by part.")
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a .pt or .safetensors checkpoint, an exported file or folder, models:/NAME@ALIAS, "
-        "models:/NAME/VERSION or runs:/RUN_ID/PATH",
-    )
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="dataset (default: data/dataset)")
-    parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument(
-        "--size", type=int, metavar="PIXELS", help="longest side (default: that of the training, or export)"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--batch", default="1,16", help="images per call, one or several (default: 1,16)")
     parser.add_argument("--images", type=int, default=100, help="of the split, evenly spread (default: 100)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds over them (default: 3)")
     parser.add_argument("--threads", type=int, help="that torch computes with (default: as torch chooses)")
     parser.add_argument("--square", action="store_true", help="all images in squares, not in rectangles")
-    parser.add_argument("--format", help="of a registered model or export folder: checkpoint, onnx, ...")
     parser.add_argument("--confidence", type=float, default=0.25, help="least score (default: 0.25)")
     parser.add_argument(
         "--iou", type=float, default=0.45, help="overlap above which the weaker goes (default: 0.45)"
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of checkpoints")
-    parser.add_argument("--augment", action="store_true", help="checkpoints: look at each image three times")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
     options = parser.parse_args(argv)
     _check(options)
     return options
@@ -165,12 +152,13 @@ def _check(options: argparse.Namespace) -> None:
     except ValueError:
         raise UsageError(f"--batch {options.batch}: write whole numbers, as 1,16") from None
     numbers = [("--batch", number) for number in options.batch]
-    numbers += [(f"--{name}", getattr(options, name)) for name in ("images", "repeats", "threads", "size")]
+    numbers += [(f"--{name}", getattr(options, name)) for name in ("images", "repeats", "threads")]
+    numbers.append(("--image-size", options.image_size))
     for name, number in numbers:
         if number is not None and number < 1:
             raise UsageError(f"{name} must be 1 or more, not {number}")
-    if options.size is not None and options.size > LARGEST_SIZE:
-        raise UsageError(f"--size must be {LARGEST_SIZE} pixels at most, not {options.size}")
+    if options.image_size is not None and options.image_size > LARGEST_SIZE:
+        raise UsageError(f"--image-size must be {LARGEST_SIZE} pixels at most, not {options.image_size}")
     for name in ("confidence", "iou"):
         if not 0 <= getattr(options, name) <= 1:
             raise UsageError(f"--{name} must lie in 0..1, not {getattr(options, name)}")

@@ -74,12 +74,7 @@ def study_all(argv: Sequence[str]) -> int:
 def _campaign(options: Namespace) -> Campaign:
     if options.workspace.startswith(S3_SCHEME):
         raise UsageError("study-all works in a folder; on s3:// let an orchestrator run the stage study")
-    asked = Options(
-        params=options.params,
-        workspace=options.workspace,
-        run_id=options.run_id,
-        overrides=tuple(options.overrides),
-    )
+    asked = Options.of(options)
     params = load_params(asked)
     return Campaign(
         models=named_models(options.models or params.get("variants") or []),

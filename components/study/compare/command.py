@@ -23,15 +23,8 @@ def compare_models(argv: Sequence[str]) -> int:
     """Compare models, write and log the comparison, and return the exit code."""
     options = _parse(argv)
     if len(options.models) < 2:
-        raise UsageError(
-            f"{STAGE} needs two models at least; `python -m components val --model MODEL` measures one"
-        )
-    asked = Options(
-        params=options.params,
-        workspace=options.workspace,
-        run_id=options.run_id,
-        overrides=tuple(options.overrides),
-    )
+        raise UsageError(f"{STAGE} needs two models at least; `python -m components val MODEL` measures one")
+    asked = Options.of(options)
     params = load_params(asked)
     tracking: TrackingConfig = load_section(params, "tracking", TrackingConfig)
     config: CompareConfig = load_section(params, "compare", CompareConfig)

@@ -10,13 +10,13 @@ from components.cli import new_parser, say, show
 from components.config import load_section
 from components.runner import Options, load_params
 from components.store import TrackingConfig
-from components.study.config import DEVICES, PRECISIONS
+from components.study.arguments import SOURCES, add_model_arguments
 
 
 def val(argv: Sequence[str]) -> int:
     """Measure a model, write its folder, print its table, and return the exit code."""
     options = _parse(argv)
-    params = load_params(Options(params=options.params, workspace=".", overrides=tuple(options.overrides)))
+    params = load_params(Options.of(options))
     from components.study.val.work import run
 
     result, lines = run(options, load_section(params, "tracking", TrackingConfig))
@@ -29,18 +29,7 @@ def val(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = new_parser("val", "Measure a model on a split: table, metrics, pictures, and one page.")
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a .pt or .safetensors checkpoint, an exported file or folder, models:/NAME@ALIAS, "
-        "models:/NAME/VERSION, runs:/RUN_ID/PATH, or a .json of COCO results made elsewhere",
-    )
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="dataset (default: data/dataset)")
-    parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument(
-        "--size", type=int, metavar="PIXELS", help="longest side (default: that of the training, or export)"
-    )
-    parser.add_argument("--format", help="of a registered model or export folder: checkpoint, onnx, ...")
+    add_model_arguments(parser, sources=f"{SOURCES}; or a .json of COCO results made elsewhere")
     parser.add_argument("--batch-size", type=int, default=1, help="images per call (default: 1)")
     parser.add_argument("--confidence", type=float, default=0.001, help="least score (default: 0.001)")
     parser.add_argument(
@@ -49,9 +38,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=0.65,
         help="overlap above which the weaker goes (default: 0.65)",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of checkpoints")
-    parser.add_argument("--augment", action="store_true", help="checkpoints: look at each image three times")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/val/MODEL-SPLIT-DIGEST")
     parser.add_argument("--no-track", dest="track", action="store_false", help="log nothing to MLflow")
     return parser.parse_args(argv)

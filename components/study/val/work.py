@@ -77,7 +77,7 @@ class Request:
                 precision=options.precision,
                 augment=options.augment,
             )
-            return self.subject.settings(options.size, base) if self.subject else base
+            return self.subject.settings(options.image_size, base) if self.subject else base
         except ValueError as error:
             raise UsageError(f"{error}; see `python -m components val --help`") from None
 
@@ -111,7 +111,7 @@ class Request:
         split, settings = self.options.split, self.settings
         if self.subject is None:
             rows = read_results(Path(self.options.model), self.dataset, split)
-            return judge(self.dataset, split, self.options.size or 0, rows)
+            return judge(self.dataset, split, self.options.image_size or 0, rows)
         images = self.dataset.splits[split].images
         name = f"val {self.title} {settings.image_size} px"
         with tqdm(total=images, desc=name, unit="image", file=sys.stderr, disable=None, leave=False) as bar:

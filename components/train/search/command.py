@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from components.cli import new_parser, show
@@ -26,13 +27,7 @@ def search(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     if given.workspace.startswith(S3_SCHEME):
         raise UsageError("search works in a local folder; bring the data there and pass it as --workspace")
-    options = Options(
-        params=given.params,
-        workspace=given.workspace,
-        variant=get_variant(given.variant).name,
-        run_id=given.run_id,
-        overrides=tuple(given.overrides),
-    )
+    options = replace(Options.of(given), variant=get_variant(given.variant).name)
     params = load_params(options)
     train = next(stage for stage in STAGES if stage.name == "train")
     stage = Stage(

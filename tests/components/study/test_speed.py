@@ -37,7 +37,7 @@ def timed(launch: Callable[..., Any], studied: Path, repo: Path) -> Callable[...
 
 def test_a_checkpoint_one_by_one_and_in_batches(timed: Callable[..., Any], studied: Path) -> None:
     weights = studied / "models/yolov5n/best.safetensors"
-    done = timed(weights, "--size", "100", "--batch", "1,4", *QUICK, "--json")
+    done = timed(weights, "--image-size", "100", "--batch", "1,4", *QUICK, "--json")
     assert done.code == 0, done.err
     result = done.result
     assert (
@@ -58,7 +58,7 @@ def test_a_checkpoint_one_by_one_and_in_batches(timed: Callable[..., Any], studi
 
 
 def test_the_table_is_for_people(timed: Callable[..., Any], studied: Path) -> None:
-    done = timed(studied / "models/yolov5n/best.safetensors", "--size", "64", "--batch", "2", *QUICK)
+    done = timed(studied / "models/yolov5n/best.safetensors", "--image-size", "64", "--batch", "2", *QUICK)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert (
@@ -77,7 +77,7 @@ def test_an_export_in_its_own_shape(timed: Callable[..., Any], studied: Path, tm
     done = timed(path, "--batch", "1", *QUICK, "--json")
     assert done.code == 0, done.err
     assert done.result["image_size"] == 96 and done.result["model"]["format"] == "torchscript"
-    assert "takes images of 96 px only" in timed(path, "--size", "128", *QUICK).complaint
+    assert "takes images of 96 px only" in timed(path, "--image-size", "128", *QUICK).complaint
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_an_export_in_its_own_shape(timed: Callable[..., Any], studied: Path, tm
     [
         (["--batch", "1,x"], "--batch 1,x: write whole numbers, as 1,16"),
         (["--batch", "0"], "--batch must be 1 or more, not 0"),
-        (["--size", "-32"], "--size must be 1 or more, not -32"),
-        (["--size", "5000"], "--size must be 4096 pixels at most"),
+        (["--image-size", "-32"], "--image-size must be 1 or more, not -32"),
+        (["--image-size", "5000"], "--image-size must be 4096 pixels at most"),
         (["--images", "0"], "--images must be 1 or more"),
         (["--repeats", "0"], "--repeats must be 1 or more"),
         (["--iou", "2"], r"--iou must lie in 0..1"),

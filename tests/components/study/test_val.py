@@ -177,7 +177,7 @@ def test_a_run_holds_the_figures_tags_and_files(
     launch: Launch, workspace: Path, squares: Path, fresh: Path
 ) -> None:
     words = ("val", fresh, "--data", squares, "--params", workspace / "params.yaml", "--workspace", workspace)
-    results = [launch(*words, "--size", size, "--json").result for size in (64, 64, 96)]
+    results = [launch(*words, "--image-size", size, "--json").result for size in (64, 64, 96)]
     first, again, larger = (result["mlflow_run_id"] for result in results)
     assert first == again != larger  # the same evaluation again goes on in its run
     client = mlflow.MlflowClient(results[0]["mlflow_uri"])
@@ -281,7 +281,7 @@ def test_a_file_that_holds_no_results_is_named(val: Launch, workspace: Path, tex
         ("{weights}", ("--out", "/proc/nothing"), 2, "/proc/nothing cannot be written"),
         ("{weights}", ("--batch-size", "0"), 2, "batch_size must be 1 or more"),
         ("{weights}", ("--confidence", "2"), 2, "confidence must lie"),
-        ("{weights}", ("--size", "-5"), 2, "image_size must be 1 or more"),
+        ("{weights}", ("--image-size", "-5"), 2, "image_size must be 1 or more"),
         ("{weights}", ("--precision", "int8"), 2, "--precision"),
         ("models:/detector@champion", (), 2, "nothing at models:/detector@champion in MLflow"),
         ("models:/detector@champion", ("--set", "tracking.uri=http://127.0.0.1:9"), 3, "does not answer"),
