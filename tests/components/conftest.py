@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 import yaml
+from selenium import webdriver
+
+from tests.components.browsing import chromium
 
 KEY, SECRET = "test-key", "test-secret"
 PORTS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
@@ -190,3 +193,10 @@ def wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Pa
         else:
             return
     raise AssertionError(log.read_text()[-2000:])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Headless Chromium without a network."""
+    with chromium() as window:
+        yield window

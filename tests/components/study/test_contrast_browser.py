@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -15,26 +11,10 @@ from selenium.webdriver.common.keys import Keys
 
 from components.study.compare.contrast import contrast
 from components.study.compare.page import contrast_page
+from tests.components.browsing import asked_for
 from yolo_core.metrics.bootstrap import BootstrapSettings
 
 from .contest import contestant, draw_dataset
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    """Headless Chromium that can resolve no host and keeps a log of what pages ask for."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("needs chromium and its driver: scripts/debian_packages.sh installs them")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    offline = "--host-resolver-rules=MAP * ~NOTFOUND"
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", offline):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield window
-    window.quit()
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +34,6 @@ def show(browser: webdriver.Chrome, page: str, width: int, scheme: str) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page)
-
-
-def asked_for(browser: webdriver.Chrome) -> list[str]:
-    found = []
-    for entry in browser.get_log("performance"):
-        message: dict[str, Any] = json.loads(entry["message"])["message"]
-        if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
-            found.append(message["params"].get("request", message["params"])["url"])
-    return found
 
 
 def column(browser: webdriver.Chrome, number: int) -> list[str]:

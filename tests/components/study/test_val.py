@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from selenium import webdriver
 
 from components.study.val.command import val as run_val
 from components.study.val.pictures import PICTURES
+from tests.components.browsing import asked_for
 from yolo_core.data.coco import ClassTable, SourceBox, SourceImage, open_dataset, write_dataset
 from yolo_core.data.quarantine import write_quarantine
 from yolo_core.engine.evaluate import EvalSettings, evaluate
@@ -162,6 +164,16 @@ def test_the_page_needs_nothing_else(measured: Path) -> None:
     for outside in ("http://", "https://", "<link", "@import", "<script src"):
         assert outside not in page
     assert page.count('<tr><td data-value="') > 80  # a row per class
+
+
+def test_the_page_asks_for_nothing_and_shows_its_pictures(measured: Path, browser: webdriver.Chrome) -> None:
+    page = (measured / "report.html").as_uri()
+    asked_for(browser)
+    browser.get(page)
+    assert [url for url in asked_for(browser) if not url.startswith("data:")] == [page]
+    assert browser.get_log("browser") == []
+    sizes = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert len(sizes) == len(PICTURES) and min(sizes) >= 300
 
 
 def test_results_made_elsewhere_give_the_same_figures(val: Launch, measured: Path, crowded: Path) -> None:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
 
+from tests.components.browsing import asked_for
+
 from .conftest import Bench
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    """Headless Chromium that can resolve no host and keeps a log of what pages ask for."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("needs chromium and its driver: scripts/debian_packages.sh installs them")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    offline = "--host-resolver-rules=MAP * ~NOTFOUND"
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", offline):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield window
-    window.quit()
 
 
 @pytest.fixture(scope="module")
@@ -42,36 +24,26 @@ def pages(tmp_path_factory: pytest.TempPathFactory, clean_dataset: Path) -> Path
     return root / "reports" / "validation"
 
 
-def requests(browser: webdriver.Chrome) -> list[str]:
-    """What pages asked for since the last call: the page itself and all it is made of."""
-    found = []
-    for entry in browser.get_log("performance"):
-        message: dict[str, Any] = json.loads(entry["message"])["message"]
-        if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
-            found.append(message["params"].get("request", message["params"])["url"])
-    return found
-
-
 def test_a_page_that_asks_for_something_would_be_found(browser: webdriver.Chrome, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(
         '<img src="http://example.com/a.png"><script src="https://cdn.example.com/a.js"></script>'
     )
     browser.get(page.as_uri())
-    assert {url for url in requests(browser) if url.startswith("http")} == {
+    assert {url for url in asked_for(browser) if url.startswith("http")} == {
         "http://example.com/a.png",
         "https://cdn.example.com/a.js",
     }
 
 
 def test_no_page_asks_for_anything(browser: webdriver.Chrome, pages: Path) -> None:
-    requests(browser)
+    asked_for(browser)
     browser.get_log("browser")
     opened = sorted(pages.rglob("*.html"))
     assert len(opened) == 10  # the summary, and nine of the Data Docs
     for page in opened:
         browser.get(page.as_uri())
-        asked = [url for url in requests(browser) if not url.startswith("data:")]
+        asked = [url for url in asked_for(browser) if not url.startswith("data:")]
         assert asked == [page.as_uri()], page
     assert browser.get_log("browser") == []  # nor does one complain, of a picture for one
 
