@@ -132,7 +132,14 @@ def start(root: Path, repo: Path, *settings: str, **environment: str) -> subproc
     given = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", **environment}
     with (root / "stderr.txt").open("w") as stderr:
         return subprocess.Popen(
-            command, cwd=repo, stdout=subprocess.PIPE, stderr=stderr, env=given, text=True
+            command,
+            cwd=repo,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=given,
+            text=True,
+            # A shell's background job, as the tests may be one, hands a deaf ear for Ctrl-C down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

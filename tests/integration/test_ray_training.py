@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,18 +187,30 @@ def wait_for(text: str, log: Path, process: subprocess.Popen[bytes], seconds: fl
         time.sleep(0.1)
 
 
+def wait_for_stored_epoch(states: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a state after the first epoch is stored: that happens behind the training."""
+    epoch = 0
+    while not epoch:
+        assert process.poll() is None
+        time.sleep(0.1)
+        for path in states.rglob("state-*.json"):
+            with suppress(FileNotFoundError):  # a newer state took its place
+                epoch = max(epoch, json.loads(path.read_text())["values"]["epoch"])
+
+
 def test_a_killed_training_is_resumed_to_the_same_bits(repo: Path, workspace: Path, tmp_path: Path) -> None:
     """A state of every batch is kept, and the end is that of an undisturbed training without Ray."""
     import yaml
 
     params = read_params(repo / "params.yaml")
-    params["train"] = {**params["train"], **QUICK, "workers": 1, "epochs": 6, "checkpoint_steps": 1}
+    params["train"] = {**params["train"], **QUICK, "workers": 1, "epochs": 20, "checkpoint_steps": 1}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
 
     log = workspace / "first.log"
     driver = start_driver(workspace, log)
     try:
-        wait_for("epoch 2/6", log, driver)
+        wait_for("epoch 2/20", log, driver)
+        wait_for_stored_epoch(workspace / "runs" / "train", driver)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
@@ -208,9 +221,9 @@ def test_a_killed_training_is_resumed_to_the_same_bits(repo: Path, workspace: Pa
     driver = start_driver(workspace, log)
     assert driver.wait(timeout=240) == 0, log.read_text()[-3000:]
     shown = log.read_text()
-    assert "epoch 1/6" not in shown and "epoch 6/6" in shown
+    assert "epoch 1/20" not in shown and "epoch 20/20" in shown
     report = json.loads((workspace / "reports" / "train" / "yolov5n.json").read_text())
-    assert report["epochs"] == 6
+    assert report["epochs"] == 20
     assert not list((workspace / "runs" / "train").iterdir())
     assert_as_without_ray(workspace, tmp_path / "plain")
 

@@ -27,7 +27,8 @@ from components.config import read_params
 from tests.integration.mlflow_server import free_port, start_server, stop_server
 from yolo_core.data.quarantine import write_quarantine
 
-EPOCHS = 12
+EPOCHS = 30
+"""Some last a tenth of a second, and the training must not end before it is disturbed."""
 RECOVERY_SECONDS = 30
 """From the death of a worker until training goes on, beside the lost part of an epoch, on an idle machine."""
 QUICK = {
@@ -229,8 +230,14 @@ def test_worker_controller_tracking_server_and_storage_are_lost(
     training.wait_for(lambda: "controller died" in training.shown)
 
     training.wait_for_epoch(6)
-    server.stop()
-    training.wait_for_epoch(7)
+    workers = training.members("RayTrainWorker")
+    with paused(workers):  # epochs are short beside the end and the start of a server
+        server.stop()
+    training.wait_for_epoch(training.epoch + 2)
+    with paused(workers):
+        server.start()
+        training.wait_for(lambda: "MLflow answers again" in training.shown)
+
     away = training.states.with_name("away")
     training.states.rename(away)
     training.states.write_text("no folder")  # whoever may write anywhere cannot write below a file
@@ -238,9 +245,6 @@ def test_worker_controller_tracking_server_and_storage_are_lost(
     training.states.unlink()
     away.rename(training.states)
     training.wait_for(lambda: "is stored in" in training.shown)
-    with paused(training.members("RayTrainWorker")):  # these epochs are short beside the start of a server
-        server.start()
-        training.wait_for(lambda: "MLflow answers again" in training.shown)
     assert training.end() == 0, training.shown[-3000:]
     assert_whole(training, server, undisturbed)
 
