@@ -124,13 +124,12 @@ def test_the_loop_adds_next_to_nothing(studied: Path) -> None:
             for batch in batches:
                 milliseconds(batch, run(batch.images))
 
-    ratios = []
+    times: dict[str, list[float]] = {"bare": [], "ours": []}
     with torch.inference_mode():
-        for _ in range(7):
-            times = []
-            for way in (bare, ours):
+        for _ in range(9):
+            for name, way in (("bare", bare), ("ours", ours)):
                 began = time.process_time()
                 way()
-                times.append(time.process_time() - began)
-            ratios.append(times[1] / times[0])
-    assert sorted(ratios)[len(ratios) // 2] < 1.03
+                times[name].append(time.process_time() - began)
+    # The least of many: what else the machine does can only add.
+    assert min(times["ours"]) < 1.03 * min(times["bare"])
