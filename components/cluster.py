@@ -22,7 +22,7 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # 15 by default: workers starve on a shared machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # report() waits for this poll, once an epoch
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # how soon a death, or the end, is noticed
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }
