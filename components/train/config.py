@@ -25,7 +25,7 @@ class TrainParams:
             else the folder or s3:// address of a saved state, or of a finished model, to go on from.
         image_size: side of training and validation images in pixels, a multiple of the largest stride.
         epochs: length of the whole run.
-        batch_size: images per iteration over all workers, a multiple of their number; auto: what memory
+        batch_size: images per iteration over all workers, one for each at least; auto: what memory
             holds, measured, within the bounds of `yolo_core.engine.batch_size`.
         workers: Ray Train workers, one process each; with ``min_workers`` the most there may be. auto: one
             per GPU, else one.
@@ -129,8 +129,8 @@ class TrainParams:
 
     def _check_sizes(self, batch_size: int, workers: int) -> None:
         if self.min_workers is None:
-            if batch_size % workers:
-                raise ValueError(f"batch_size {batch_size} is not a multiple of workers {workers}")
+            if batch_size < workers:
+                raise ValueError(f"batch_size {batch_size} leaves some of {workers} workers without an image")
         elif not 1 <= self.min_workers <= workers <= batch_size:
             raise ValueError(
                 f"min_workers {self.min_workers}, workers {workers} and batch_size {batch_size} "

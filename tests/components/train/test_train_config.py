@@ -23,7 +23,7 @@ def test_the_shipped_section_loads(repo: Path) -> None:
     [
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
-        ({"batch_size": 5, "workers": 2}, "batch_size 5 is not a multiple of workers 2"),
+        ({"batch_size": 2, "workers": 5}, "batch_size 2 leaves some of 5 workers without an image"),
         ({"min_workers": 0}, "min_workers 0, workers 1 and batch_size 8 must grow"),
         ({"min_workers": 3, "workers": 2}, "min_workers 3, workers 2 and batch_size 8 must grow"),
         ({"min_workers": 2, "workers": 9}, "min_workers 2, workers 9 and batch_size 8 must grow"),

@@ -89,8 +89,8 @@ def test_without_auto_nothing_is_looked_at(
 
 def test_numbers_that_do_not_go_together_are_one_line(make_params: MakeParams) -> None:
     workers, _ = settle_workers(make_params(), CORES)
-    with pytest.raises(UsageError, match="params: train: batch_size 7 is not a multiple of workers 2"):
-        settled(make_params(), replace(workers, count=2), 7)
+    with pytest.raises(UsageError, match="params: train: batch_size 7 leaves some of 8 workers"):
+        settled(make_params(), replace(workers, count=8), 7)
 
 
 def test_a_measured_batch_is_kept_until_it_is_asked_anew(

@@ -246,7 +246,7 @@ def test_a_dry_run_shows_where_it_would_go_on(
     ("words", "code", "message"),
     [
         (["--set", "train.optimizer=lion"], 2, "optimizer must be one of sgd, adamw, not 'lion'"),
-        (["--set", "train.workers=3"], 2, "batch_size 8 is not a multiple of workers 3"),
+        (["--set", "train.workers=9"], 2, "batch_size 8 leaves some of 9 workers"),
         (["--set", "train.batch_size=lots"], 2, "train.batch_size must be int or auto, not 'lots'"),
         (["--set", "train.clip_norm=-1"], 2, "clip_norm must be above 0"),
         (["--set", "train.freeze=[model.99]"], 2, "freeze: the model has no parameters at 'model.99'"),
