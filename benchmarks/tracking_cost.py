@@ -120,7 +120,7 @@ def norm_cost(steps: int) -> Cost:
 def driver_cost(uri: str, root: Path, row: dict[str, float]) -> tuple[Cost, Cost]:
     """Return what a row costs the driver, and what the machine's figures do each `SYSTEM_EVERY` seconds."""
     root.mkdir()
-    me = RunIdentity(run_id="cost", stage="train", variant="yolov5n", orchestrator="cli", commit="-")
+    me = RunIdentity(run_id="cost", stage="train", variant="yolov5n", orchestrator="cli")
     with open_run(TrackingConfig(uri=uri, experiment="cost"), root, me) as tracker:
         steps = iter(range(1, 1000))
         tracker.log_metrics(row, step=0)

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 from components.config import load_section, read_params
 from components.config import override as override_params
 from components.job import Job
+from components.provenance import git_commit
 from components.store import TrackingConfig
 from components.workspace import S3_SCHEME, Workspace, local_workspace
 from pipelines.stage import Stage, upstream
@@ -155,7 +155,6 @@ class StageRequest:
             stage=self.stage.name,
             variant=self.variant,
             orchestrator=orchestrator(),
-            commit=git_commit(),
         )
         store_root = Path.cwd() if workspace.is_remote else workspace.root
         with open_run(self.tracking, store_root, identity, lasting=not workspace.is_remote) as tracker:
@@ -222,20 +221,6 @@ def missing_input(request: StageRequest, template: str, path: str, place: str) -
 def orchestrator() -> str:
     """Return who started this process: $PIPELINE_ORCHESTRATOR, dvc, or cli."""
     return os.environ.get("PIPELINE_ORCHESTRATOR") or ("dvc" if "DVC_STAGE" in os.environ else "cli")
-
-
-def git_commit() -> str:
-    """Return the commit of the working directory: $GIT_COMMIT (images have no .git), else git's answer."""
-    named = os.environ.get("GIT_COMMIT")
-    if named:
-        return named
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.strip()
 
 
 def dataset_digest(workspace: Workspace) -> str | None:

@@ -15,11 +15,11 @@ import numpy as np
 
 import yolo_core
 from components.job import Job
+from components.provenance import provenance
 from components.register.config import RegisterConfig
 from components.register.facts import Facts, gather
-from components.runner import git_commit
 from components.store import mlflow_errors
-from components.tracking import TAG_COMMIT, TAG_DATASET, TAG_RUN
+from components.tracking import TAG_DATASET, TAG_RUN
 from yolo_core.errors import DataError
 
 CHALLENGER = "challenger"
@@ -76,7 +76,7 @@ def version_tags(facts: Facts, run_id: str) -> dict[str, str]:
         TAG_RUN: run_id,
         TAG_DATASET: facts.dataset_digest,
         TAG_MODEL: facts.model_digest,
-        TAG_COMMIT: git_commit(),
+        **provenance(),
         "variant": facts.variant,
         "validation": "passed" if facts.validated else "failed",
         "evaluation.split": facts.split,

@@ -6,12 +6,11 @@
 
 from components.tracking.datasets import LoggedDataset, logged_dataset
 from components.tracking.runs import RunIdentity, nested_run, open_run
-from components.tracking.tags import ALIAS_CHAMPION, TAG_COMMIT, TAG_DATASET, TAG_ROLE, TAG_RUN
+from components.tracking.tags import ALIAS_CHAMPION, TAG_DATASET, TAG_ROLE, TAG_RUN
 from components.tracking.tracker import Champion, NullTracker, Tracker
 
 __all__ = [
     "ALIAS_CHAMPION",
-    "TAG_COMMIT",
     "TAG_DATASET",
     "TAG_ROLE",
     "TAG_RUN",

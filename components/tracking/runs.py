@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from components.provenance import provenance
 from components.store import (
     TrackingConfig,
     artifact_folder,
@@ -25,7 +26,6 @@ from components.store import (
 )
 from components.tracking.outbox import UNSENT, Outbox, outboxes
 from components.tracking.tags import (
-    TAG_COMMIT,
     TAG_ORCHESTRATOR,
     TAG_PARENT,
     TAG_ROLE,
@@ -40,13 +40,12 @@ from yolo_core.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What names a run: the pipeline run's id, the stage, its variant, and where it came from."""
+    """What names a run: the pipeline run's id, the stage, its variant, and who started it."""
 
     run_id: str
     stage: str
     variant: str | None
     orchestrator: str
-    commit: str
 
     @property
     def name(self) -> str:
@@ -74,11 +73,8 @@ def open_run(config: TrackingConfig, root: Path, identity: RunIdentity, *, lasti
     _send_unsent(client, root)
     with mlflow_errors(uri), few_retries(), store_lock(uri):
         experiment = _experiment_id(client, config.experiment, uri)
-        shared = {
-            TAG_RUN: identity.run_id,
-            TAG_ORCHESTRATOR: identity.orchestrator,
-            TAG_COMMIT: identity.commit,
-        }
+        made_by = provenance()
+        shared = {TAG_RUN: identity.run_id, TAG_ORCHESTRATOR: identity.orchestrator, **made_by}
         parent = _find_or_create(
             client, experiment, identity.run_id, {TAG_RUN: identity.run_id, TAG_ROLE: "pipeline"}, shared
         )
@@ -94,6 +90,7 @@ def open_run(config: TrackingConfig, root: Path, identity: RunIdentity, *, lasti
             client=client, run_id=child, parent_run_id=parent, outbox=outbox, insists=not lasting
         )
         tracker.start()
+        tracker.set_tags(made_by)  # a run that is continued may be by other code than it began with
     return tracker
 
 
@@ -113,7 +110,7 @@ def nested_run(stage: Tracker, name: str) -> Tracker:
             str(info.experiment_id),
             name,
             {TAG_PARENT: str(info.run_id), TAG_ROLE: "trial", TAG_TRIAL: name},
-            {key: tags[key] for key in (TAG_RUN, TAG_ORCHESTRATOR, TAG_COMMIT) if key in tags},
+            {key: tags[key] for key in (TAG_RUN, TAG_ORCHESTRATOR, *provenance()) if key in tags},
         )
     )
 

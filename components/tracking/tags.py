@@ -11,6 +11,5 @@ TAG_TRIAL = "pipeline.trial"
 TAG_ATTEMPT = "pipeline.attempt"
 TAG_CHANGED = "pipeline.changed_params"
 TAG_DATASET = "dataset.digest"
-TAG_COMMIT = "mlflow.source.git.commit"  # the key that MLflow's pages show
 TAG_PARENT = "mlflow.parentRunId"
 ALIAS_CHAMPION = "champion"

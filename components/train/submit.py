@@ -161,7 +161,7 @@ def _command(request: StageRequest, workspace: str) -> list[str]:
 
 def sent_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables to send along, and say on stderr which ones the cluster must have itself."""
-    from components.runner import git_commit
+    from components.provenance import git_commit
 
     sent = {name: environment[name] for name in _SENT if environment.get(name)}
     secret = [name for name in sent if urlsplit(sent[name]).password]

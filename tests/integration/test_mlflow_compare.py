@@ -81,7 +81,7 @@ def studies(
 def study(server: str, repo: Path, root: Path, variant: str) -> str:
     params = yaml.safe_load((repo / "params.yaml").read_text(encoding="utf-8"))
     config = replace(load_section(params, "study", StudyConfig), image_sizes=SIZES, timed_images=2)
-    identity = RunIdentity(run_id="r1", stage="study", variant=variant, orchestrator="cli", commit="abc")
+    identity = RunIdentity(run_id="r1", stage="study", variant=variant, orchestrator="cli")
     (root / "reports/study").mkdir(parents=True, exist_ok=True)
     with open_run(TrackingConfig(uri=server, experiment="yolo-mlops"), root, identity) as tracker:
         place = Workspace(root=root, uri=str(root))

@@ -35,7 +35,7 @@ def server(process_and_address: tuple[subprocess.Popen[bytes], str]) -> str:
 
 
 def identity(stage: str, run_id: str = "r1") -> RunIdentity:
-    return RunIdentity(run_id=run_id, stage=stage, variant="yolov5n", orchestrator="airflow", commit="abc")
+    return RunIdentity(run_id=run_id, stage=stage, variant="yolov5n", orchestrator="airflow")
 
 
 def open_at(server: str, root: Path, stage: str, run_id: str = "r1") -> Tracker:

@@ -65,7 +65,7 @@ def server(one_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def open_at(server: Server, root: Path, stage: str = "train", *, lasting: bool = True) -> Tracker:
-    identity = RunIdentity(run_id=root.name, stage=stage, variant="yolov5n", orchestrator="dvc", commit="c")
+    identity = RunIdentity(run_id=root.name, stage=stage, variant="yolov5n", orchestrator="dvc")
     return open_run(TrackingConfig(uri=server.address, experiment="train"), root, identity, lasting=lasting)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.cli import new_parser, say, show
 from components.config import load_section
-from components.runner import Options, git_commit, load_params, orchestrator, pipeline_run_id
+from components.runner import Options, load_params, orchestrator, pipeline_run_id
 from components.store import TrackingConfig
 from components.study.config import CompareConfig, StudyConfig
 from yolo_core.errors import UsageError
@@ -86,9 +86,7 @@ def _log(found: dict[str, Any], folder: Path, tracking: TrackingConfig, root: Pa
     """Log the files to a run of the comparison and to its parent; return the run's id."""
     from components.tracking import RunIdentity, open_run
 
-    identity = RunIdentity(
-        run_id=run_id, stage=STAGE, variant=None, orchestrator=orchestrator(), commit=git_commit()
-    )
+    identity = RunIdentity(run_id=run_id, stage=STAGE, variant=None, orchestrator=orchestrator())
     with open_run(tracking, root, identity) as tracker:
         tracker.set_tags({"compared": [model["source"] for model in found["models"]]})
         for number, model in enumerate(found["models"], 1):

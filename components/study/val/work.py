@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from components.runner import git_commit, orchestrator
+from components.runner import orchestrator
 from components.store import TrackingConfig
 from components.study.subject import Subject, check_split, open_subject
 from components.study.val.findings import Findings, coco_figures, examine, write_tables
@@ -202,7 +202,6 @@ def _identity(request: Request) -> RunIdentity:
         stage="val",
         variant=" ".join(name.split()),
         orchestrator=orchestrator(),
-        commit=git_commit(),
     )
 
 

@@ -31,7 +31,7 @@ def stage(launch: Launch, workspace: Path) -> Any:
 def log(workspace: Path, name: str, source: str, digest: str, stage: str = "train") -> str:
     """Log a dataset as a stage does and return the run's id."""
     config = TrackingConfig(uri=f"sqlite:///{workspace}/mlflow.db", experiment="yolo-mlops")
-    identity = RunIdentity(run_id=f"{name}-run", stage=stage, variant=None, orchestrator="test", commit="0")
+    identity = RunIdentity(run_id=f"{name}-run", stage=stage, variant=None, orchestrator="test")
     with open_run(config, workspace, identity) as tracker:
         tracker.log_dataset(name, digest, source, "training")
     return tracker.run_id
@@ -74,7 +74,7 @@ def test_a_digest_that_another_program_logged(stage: Any, workspace: Path, coco:
 
 def test_runs_that_say_nothing(stage: Any, workspace: Path) -> None:
     config = TrackingConfig(uri=f"sqlite:///{workspace}/mlflow.db", experiment="yolo-mlops")
-    identity = RunIdentity(run_id="bare", stage="train", variant=None, orchestrator="test", commit="0")
+    identity = RunIdentity(run_id="bare", stage="train", variant=None, orchestrator="test")
     with open_run(config, workspace, identity) as tracker:
         bare = tracker.run_id
     none = stage(f"mlflow://{bare}")

@@ -68,7 +68,7 @@ def test_an_entry_that_was_being_written_counts_for_nothing(tmp_path: Path) -> N
 
 
 def open_here(root: Path, stage: str = "train") -> Tracker:
-    identity = RunIdentity(run_id="r", stage=stage, variant=None, orchestrator="cli", commit="c")
+    identity = RunIdentity(run_id="r", stage=stage, variant=None, orchestrator="cli")
     return open_run(CONFIG, root, identity)
 
 

@@ -275,18 +275,14 @@ def test_run_id_follows_from_what_is_run(params: dict[str, Any], monkeypatch: py
         runner.pipeline_run_id(runner.Options(params=Path("p"), workspace=".", run_id=" "), params)
 
 
-def test_orchestrator_and_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("PIPELINE_ORCHESTRATOR", "DVC_STAGE", "GIT_COMMIT"):
+def test_orchestrator(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIPELINE_ORCHESTRATOR", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     assert runner.orchestrator() == "cli"
     monkeypatch.setenv("DVC_STAGE", "train@yolov5n")
     assert runner.orchestrator() == "dvc"
     monkeypatch.setenv("PIPELINE_ORCHESTRATOR", "airflow")
     assert runner.orchestrator() == "airflow"
-    monkeypatch.chdir(tmp_path)
-    assert runner.git_commit() == "unknown"
-    monkeypatch.setenv("GIT_COMMIT", "abc123")
-    assert runner.git_commit() == "abc123"
 
 
 def test_every_stage_has_a_place_in_the_table() -> None:

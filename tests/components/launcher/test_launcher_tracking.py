@@ -18,7 +18,7 @@ CONFIG = TrackingConfig(uri=None, experiment="tests")
 
 
 def identity(stage: str = "train", variant: str | None = "yolov5n", run_id: str = "r1") -> RunIdentity:
-    return RunIdentity(run_id=run_id, stage=stage, variant=variant, orchestrator="cli", commit="abc")
+    return RunIdentity(run_id=run_id, stage=stage, variant=variant, orchestrator="cli")
 
 
 def client_of(tracker: Tracker) -> Any:
@@ -134,7 +134,7 @@ def test_stages_that_start_together_share_one_parent(tmp_path: Path, repo: Path)
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from components.tracking import *\nfrom components.store import TrackingConfig\n"
-        "me = RunIdentity(run_id='r', stage='train', variant=sys.argv[3], orchestrator='cli', commit='c')\n"
+        "me = RunIdentity(run_id='r', stage='train', variant=sys.argv[3], orchestrator='cli')\n"
         "with open_run(TrackingConfig(uri=None, experiment='new'), Path(sys.argv[1]), me) as tracker:\n"
         "    tracker.log_metrics({'x': 1.0})\n    print(tracker.parent_run_id, tracker.run_id)"
     )

@@ -41,7 +41,7 @@ def log_result(
     root: Path, dataset: DetectionDataset, stage: str, label: str, **changes: Any
 ) -> tuple[str, str]:
     """A run as the study or val leaves it; returns its id and its parent's."""
-    identity = RunIdentity(run_id="r1", stage=stage, variant=label, orchestrator="cli", commit="abc")
+    identity = RunIdentity(run_id="r1", stage=stage, variant=label, orchestrator="cli")
     folder = store_result(root / f"{stage}-{label}", dataset, label, **changes)
     with open_run(TrackingConfig(uri=None, experiment="yolo-mlops"), root, identity) as tracker:
         tracker.set_tags({"model.digest": f"sha256:{label}"})
@@ -145,7 +145,7 @@ def test_a_checkpoint_is_evaluated_and_gets_its_times(
     assert 0.1 < model["ap"]["value"] < 1 and 0.1 < model["map50"] < 1
     assert model["speed"] == "not measured" and model["model_digest"] == digest_of(checkpoint)
     report = {**study_report(dataset, "yolov5n"), "model_digest": digest_of(checkpoint)}
-    identity = RunIdentity(run_id="r1", stage="speed", variant="n", orchestrator="cli", commit="abc")
+    identity = RunIdentity(run_id="r1", stage="speed", variant="n", orchestrator="cli")
     with open_run(TrackingConfig(uri=None, experiment="yolo-mlops"), workspace, identity) as tracker:
         tracker.set_tags({"model.digest": digest_of(checkpoint)})
         (workspace / "speed.json").write_text(json.dumps(report))
@@ -250,7 +250,7 @@ def test_a_run_without_detections_and_a_model_of_other_classes(
     compare: Launch, workspace: Path, data: DetectionDataset, studied: Path
 ) -> None:
     good = store_result(workspace / "runs" / "good", data, "good")
-    identity = RunIdentity(run_id="r1", stage="train", variant="n", orchestrator="cli", commit="abc")
+    identity = RunIdentity(run_id="r1", stage="train", variant="n", orchestrator="cli")
     with open_run(TrackingConfig(uri=None, experiment="yolo-mlops"), workspace, identity) as tracker:
         pass
     finished = compare(good, tracker.run_id)
