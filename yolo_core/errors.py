@@ -8,6 +8,7 @@
     │   └── CheckpointError       a checkpoint cannot be read, or is refused as unsafe
     ├── DataError           (1)   the dataset is wrong: label, image, split, class
     ├── GateError           (1)   a gate said no: validation, export parity, promotion
+    ├── ToolkitError        (1)   an export toolkit crashed, hung, or ran out of memory
     ├── NonFiniteLossError  (1)   training diverged; the last good checkpoint is kept
     └── UnreachableError    (3)   a server, store or cluster does not answer
 
@@ -43,6 +44,10 @@ class DataError(YoloError):
 
 class GateError(YoloError):
     """A quality gate said no; the report named in the message says why."""
+
+
+class ToolkitError(YoloError):
+    """An export toolkit failed in a way that nobody foresaw, in a process of its own."""
 
 
 class NonFiniteLossError(YoloError):

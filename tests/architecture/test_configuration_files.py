@@ -135,6 +135,7 @@ def test_errors_form_one_tree_with_the_exit_codes() -> None:
         "CheckpointError": 2,
         "DataError": 1,
         "GateError": 1,
+        "ToolkitError": 1,
         "NonFiniteLossError": 1,
         "UnreachableError": 3,
     }
