@@ -33,7 +33,7 @@ WORK: dict[str, tuple[str, str]] = {
     "export": ("components.export.config:ExportConfig", "components.export.work:run"),
     "register": ("components.register.config:RegisterConfig", "components.register.work:run"),
 }
-SECTIONS = ("variants", *WORK, "search", "promote", "tracking")
+SECTIONS = ("variants", *WORK, "search", "promote", "tracking", "airflow")
 _DATASET_FILE = "data/dataset/dataset.json"
 _VALIDATION = "reports/validation.json"
 _QUARANTINE = "data/dataset.quarantine.json"  # read by every stage that works with validated data
@@ -263,7 +263,7 @@ def pipeline_run_id(options: Options, params: Mapping[str, Any]) -> str:
     if given is None:
         place = options.workspace
         place = place if place.startswith(S3_SCHEME) else str(Path(place).resolve())
-        said = {key: value for key, value in params.items() if key != "tracking"}
+        said = {key: value for key, value in params.items() if key not in ("tracking", "airflow")}
         return f"local-{_digest({'params': said, 'commit': git_commit(), 'workspace': place})[:8]}"
     if not given.isprintable() or "'" in given or "`" in given or not given.strip():
         raise UsageError(f"run id {given!r} may not be empty or hold quotes or control characters")
