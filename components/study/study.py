@@ -27,6 +27,7 @@ from components.study.points import Points
 from components.study.table import release_table
 from components.study.val.findings import examine, write_tables
 from components.study.val.pictures import PICTURES_FOLDER, write_pictures
+from components.tracking.tags import TAG_MODEL
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import Evaluation, judge
 from yolo_core.errors import UsageError
@@ -153,7 +154,7 @@ def _log_subject(job: Job, bench: Bench) -> None:
     job.tracker.set_tags(
         {
             "dataset.name": dataset.name,
-            "model.digest": subject.digest,
+            TAG_MODEL: subject.digest,
             "model.format": subject.format,
             "study.variant": str(job.variant),
             "study.split": config.split,

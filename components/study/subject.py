@@ -23,11 +23,12 @@ from typing import Any
 import torch
 import yaml
 
+from components.registry import REGISTRY
 from components.store import TrackingConfig, connect, download
 from yolo_core.data.coco import DetectionDataset
 from yolo_core.engine.inference import EvalSettings, Predictor, stride_of, usable_size
 from yolo_core.errors import CheckpointError, DataError, UsageError
-from yolo_core.export.backends import FORMATS, format_of, get_format
+from yolo_core.export.backends import FORMATS, get_format, load_exported
 from yolo_core.export.files import digest_of
 from yolo_core.model.graph import create_model
 from yolo_core.model.profile import count_parameters, gflops
@@ -35,7 +36,7 @@ from yolo_core.model.variants import VARIANTS, get_variant
 from yolo_core.model.weights import load_checkpoint
 
 CHECKPOINT = "checkpoint"
-REGISTRY, RUNS = "models:/", "runs:/"
+RUNS = "runs:/"
 _CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
 _SHOWN = 5  # names of classes in a message
 
@@ -296,15 +297,14 @@ def _checkpoint(path: Path, source: str, device: str, registered: Mapping[str, s
 def _export(path: Path, source: str, device: str, registered: Mapping[str, str]) -> Subject:
     if device == "cuda":
         raise UsageError(f"{source} is an export, which runs on the CPU; set the device to auto or cpu")
-    form = format_of(path)
-    backend = form.load(path)
+    backend = load_exported(path)
     about = backend.metadata
     variant = str(about.get("variant", "unknown"))
     twin = create_model(variant, len(backend.names)) if variant in VARIANTS else None
     return Subject(
         source=source,
         model=backend,
-        format=form.name,
+        format=backend.format,
         variant=variant,
         names=backend.names,
         stride=backend.stride,
@@ -313,7 +313,7 @@ def _export(path: Path, source: str, device: str, registered: Mapping[str, str])
         device="cpu",
         digest=digest_of(path),
         weights_digest=str(about.get("model_digest", "not stated")),
-        precision=str(about.get("precision", "fp32")),
+        precision=backend.precision,
         parameters=None if twin is None else count_parameters(twin),
         gflops_640=None if twin is None else round(gflops(twin), 3),
         registered=registered,

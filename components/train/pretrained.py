@@ -10,12 +10,12 @@ from pathlib import Path
 
 import yaml
 
+from components.registry import REGISTRY
 from components.store import TrackingConfig, connect, download
 from yolo_core.digest import record_of
 from yolo_core.errors import CheckpointError, UsageError
 from yolo_core.model.weights import load_checkpoint
 
-REGISTRY = "models:/"
 FETCHED = "runs/pretrained"
 """Folder of the workspace for checkpoints out of the registry, each under its digest."""
 _LAST, _ABOUT = "last.safetensors", "train.json"

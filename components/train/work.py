@@ -12,6 +12,7 @@ from typing import Any
 from components.cluster import ClusterSettings, ray_cluster
 from components.job import Job
 from components.store import TrackingConfig
+from components.tracking.tags import TAG_MODEL
 from components.train.checkpoints import begin, forget, open_states
 from components.train.config import TrainParams
 from components.train.decide import decide
@@ -25,6 +26,7 @@ from components.train.resume import prepare
 from components.train.scaling import await_room
 from components.train.settle import SETTLED, Settled
 from yolo_core.data.coco import DetectionDataset
+from yolo_core.digest import record_of
 from yolo_core.engine.states import StateStore
 from yolo_core.engine.train import BEST_FILE
 from yolo_core.errors import UsageError
@@ -114,6 +116,7 @@ def _write_results(
     _show(job, partial(draw_quality, validation))
     for path in (models / "curves.png", models / "train.json", json_path, csv_path):
         job.tracker.log_artifact(path)
+    job.tracker.set_tags({TAG_MODEL: f"sha256:{record_of(models / BEST_FILE).sha256}"})
     job.tracker.log_metrics({f"best.{key}": report[key] for key in ("map50", "map", "fitness")})
     if test is not None:
         job.tracker.log_metrics({f"test.{key}": value for key, value in report["test"].items()})

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from components.store import TrackingConfig, connect, mlflow_errors
+from components.registry import REGISTRY, find_version
+from components.store import TrackingConfig, connect
 from components.study.compare.contrast import Contestant, Timing
 from components.study.compare.stored import (
     DETECTIONS,
-    TAG_MODEL,
     Stored,
     find_results,
     find_timing,
@@ -28,13 +28,14 @@ from components.study.compare.stored import (
     read_speed,
 )
 from components.study.config import StudyConfig
+from components.tracking.tags import TAG_MODEL
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.data.quarantine import without
 from yolo_core.errors import DataError, UsageError, YoloError
 from yolo_core.metrics.coco_eval import check_results
 from yolo_core.metrics.coco_matching import CocoMatches, coco_matches
 
-REGISTRY, RUNS = "models:/", "runs:/"
+RUNS = "runs:/"
 _COMMON = ("best", "last", "model", "val", "weights")  # names that tell nothing
 _log = logging.getLogger(__name__)
 
@@ -125,13 +126,9 @@ class Entrants:
 
     def _registered(self, name: str) -> tuple[str, Stored | None]:
         client = self._client()
-        model, at, alias = name.removeprefix(REGISTRY).partition("@")
-        with mlflow_errors(str(client.tracking_uri), missing=f"no model at {name}"):
-            if at:
-                version = client.get_model_version_by_alias(model, alias)
-            else:
-                version = client.get_model_version(*_name_and_version(name))
-        label = f"{version.name} v{version.version}" + (f" ({alias})" if at else "")
+        version = find_version(client, name)
+        alias = name.partition("@")[2]
+        label = f"{version.name} v{version.version}" + (f" ({alias})" if alias else "")
         digest = version.tags.get(TAG_MODEL)
         return label, self._found(digest) if digest else None
 
@@ -288,10 +285,3 @@ def short_name(path: Path) -> str:
     name = path.stem if path.suffix in (".pt", ".safetensors") else path.name
     folder = path.absolute().parent.name
     return f"{folder}/{name}" if name in _COMMON and folder else name
-
-
-def _name_and_version(name: str) -> tuple[str, str]:
-    model, slash, version = name.removeprefix(REGISTRY).rpartition("/")
-    if not slash or not version.isdigit():
-        raise UsageError(f"{name} must be models:/NAME@ALIAS or models:/NAME/VERSION")
-    return model, version

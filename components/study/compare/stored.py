@@ -15,11 +15,10 @@ from typing import Any
 
 from components.store import mlflow_errors
 from components.study.compare.contrast import Timing
+from components.tracking.tags import TAG_DATASET, TAG_MODEL, TAG_PARENT
 from yolo_core.errors import DataError, UsageError
 
 DETECTIONS = "detections.json"
-TAG_MODEL = "model.digest"
-_TAG_PARENT, _TAG_DATASET = "mlflow.parentRunId", "dataset.digest"
 _NEEDED = ("dataset_digest", "split")
 _REPORTED = ("map", "map50")
 _SETTINGS = ("confidence", "iou", "augment", "precision")
@@ -99,7 +98,7 @@ def read_run(client: Any, run_id: str) -> Stored:
     with mlflow_errors(uri):
         if _folder_of(client, run_id) is not None:
             return _download(client, run)
-        query = f"tags.`{_TAG_PARENT}` = '{run_id}'"
+        query = f"tags.`{TAG_PARENT}` = '{run_id}'"
         children = client.search_runs([run.info.experiment_id], query, max_results=1000)
         holding = [child for child in children if _folder_of(client, child.info.run_id) is not None]
         if len(holding) == 1:
@@ -115,7 +114,7 @@ def read_run(client: Any, run_id: str) -> Stored:
 def find_results(client: Any, experiment: str, model_digest: str, dataset_digest: str) -> Iterator[Stored]:
     """Yield what is stored of a model on a dataset, the latest first; runs are found by their tags."""
     with mlflow_errors(str(client.tracking_uri)):
-        for run in _runs_of(client, experiment, {TAG_MODEL: model_digest, _TAG_DATASET: dataset_digest}):
+        for run in _runs_of(client, experiment, {TAG_MODEL: model_digest, TAG_DATASET: dataset_digest}):
             if _folder_of(client, run.info.run_id) is not None:
                 yield _download(client, run)
 

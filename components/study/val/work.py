@@ -21,6 +21,7 @@ from components.study.val.pictures import PICTURES, PICTURES_FOLDER, write_pictu
 from components.study.val.results_file import read_results
 from components.study.val.table import table_lines
 from components.tracking import NullTracker, RunIdentity, Tracker, open_run
+from components.tracking.tags import TAG_MODEL
 from yolo_core.data.coco import DetectionDataset, open_dataset
 from yolo_core.engine.evaluate import EvalSettings, Evaluation, evaluate, judge
 from yolo_core.errors import UsageError
@@ -34,7 +35,7 @@ _DIGITS = 8  # of a digest, in names
 _TAGS = {
     "source": "model.source",
     "format": "model.format",
-    "model_digest": "model.digest",
+    "model_digest": TAG_MODEL,
     "variant": "model.variant",
     "registered_model": "model.name",
     "model_version": "model.version",
