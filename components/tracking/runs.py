@@ -72,10 +72,10 @@ def open_run(config: TrackingConfig, root: Path, identity: RunIdentity, *, lasti
     uri = str(client.tracking_uri)
     _send_unsent(client, root)
     with mlflow_errors(uri), few_retries(), store_lock(uri):
-        experiment = _experiment_id(client, config.experiment, uri)
+        experiment = experiment_id(client, config.experiment, uri)
         made_by = provenance()
         shared = {TAG_RUN: identity.run_id, TAG_ORCHESTRATOR: identity.orchestrator, **made_by}
-        parent = _find_or_create(
+        parent = find_or_create(
             client, experiment, identity.run_id, {TAG_RUN: identity.run_id, TAG_ROLE: "pipeline"}, shared
         )
         keys = {
@@ -84,7 +84,7 @@ def open_run(config: TrackingConfig, root: Path, identity: RunIdentity, *, lasti
             TAG_STAGE: identity.stage,
             TAG_VARIANT: identity.variant or "-",
         }
-        child = _find_or_create(client, experiment, identity.name, keys, shared)
+        child = find_or_create(client, experiment, identity.name, keys, shared)
         outbox = Outbox(root / UNSENT / child)
         tracker = Tracker(
             client=client, run_id=child, parent_run_id=parent, outbox=outbox, insists=not lasting
@@ -105,7 +105,7 @@ def nested_run(stage: Tracker, name: str) -> Tracker:
         UnreachableError: the store does not answer.
     """
     return stage.nested(
-        lambda client, info, tags: _find_or_create(
+        lambda client, info, tags: find_or_create(
             client,
             str(info.experiment_id),
             name,
@@ -129,7 +129,8 @@ def _send_unsent(client: Any, root: Path) -> None:
             sys.stderr.write(f"warning: MLflow does not take what waits in {outbox.folder}: {text}\n")
 
 
-def _experiment_id(client: Any, name: str, uri: str) -> str:
+def experiment_id(client: Any, name: str, uri: str) -> str:
+    """Return the id of an experiment, which is made if there is none; `UsageError` if it is deleted."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -150,7 +151,7 @@ def _experiment_id(client: Any, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def _find_or_create(
+def find_or_create(
     client: Any, experiment: str, name: str, keys: Mapping[str, str], shared: Mapping[str, str]
 ) -> str:
     """Return the id of the oldest run with the tags ``keys``, made with ``shared`` too if there is none."""

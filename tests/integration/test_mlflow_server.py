@@ -84,7 +84,7 @@ def test_a_parent_that_was_made_twice_becomes_one(server: str, tmp_path: Path) -
             self.searches += 1
             return [] if self.searches == 1 else client.search_runs(*args, **kwargs)
 
-    assert runs._find_or_create(Racing(), experiment, "raced", keys, {}) == tracker.parent_run_id
+    assert runs.find_or_create(Racing(), experiment, "raced", keys, {}) == tracker.parent_run_id
     assert len(client.search_runs([experiment], f"tags.`{tags.TAG_RUN}` = 'raced'")) == 2  # parent, child
 
 
