@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from yolo_core.engine.inference import usable_size
 from yolo_core.errors import CheckpointError, UsageError
-from yolo_core.export.base import Backend, ExportSettings, Format, metadata_of, prepare
+from yolo_core.export.backend import Backend
+from yolo_core.export.base import ExportSettings, Format, prepare
 from yolo_core.export.files import whole
+from yolo_core.export.metadata import metadata_of
 from yolo_core.export.onnx import Onnx
 from yolo_core.export.openvino import OpenVino
 from yolo_core.export.torchscript import TorchScript
 from yolo_core.model.graph import DetectionModel
 
+# None of these modules imports its toolkit before it is used.
 FORMATS: dict[str, Format] = {fmt.name: fmt for fmt in (TorchScript(), Onnx(), OpenVino())}
 
 
@@ -30,25 +35,20 @@ def export(name: str, model: DetectionModel, folder: Path, settings: ExportSetti
         name: of the format.
         model: fused or not, in any mode; a copy is exported and it stays as it is.
         folder: where the format's own file name goes.
-        settings: of the fixed input.
+        settings: of the input; an image size that is no multiple of the largest stride is rounded up, and
+            that is logged.
 
     Raises:
-        UsageError: unknown format, toolkit missing, place not writable, or a size that is not a multiple of
-            the stride.
+        UsageError: unknown format, toolkit missing, place not writable, or the format cannot do what was
+            asked for.
     """
     fmt = get_format(name)
     fmt.check_toolkit()
-    stride = max(model.detect.strides)
-    if settings.image_size % stride:
-        below = settings.image_size // stride * stride
-        choices = f"{below} or {below + stride}" if below else str(stride)
-        raise UsageError(
-            f"image size {settings.image_size} is no multiple of the stride {stride} of {model.variant}; "
-            f"use {choices}"
-        )
+    fmt.check_settings(settings)
+    settings = replace(settings, image_size=usable_size(model, settings.image_size))
     target = folder / fmt.filename
     with whole(target) as path:
-        fmt.write(prepare(model), path, settings, metadata_of(model, settings))
+        fmt.write(prepare(model), path, settings, metadata_of(model, settings, fmt))
     return target
 
 
@@ -62,22 +62,13 @@ def load_exported(path: Path) -> Backend:
 
     Raises:
         CheckpointError: it is missing, of an unknown kind, or broken.
-        UsageError: the format's toolkit is missing.
-    """
-    return format_of(path).load(path)
-
-
-def format_of(path: Path) -> Format:
-    """Return the format of an exported file or folder, by how it, or a file in it, ends.
-
-    Raises:
-        CheckpointError: it is missing, or of an unknown kind.
+        UsageError: the format's toolkit is missing, or this machine cannot run it.
     """
     if not path.exists():
         raise CheckpointError(f"there is no export at {path}; run `python -m components export`")
-    names = [path.name] if path.is_file() else sorted(file.name for file in path.iterdir())
+    names = [path.name, *(sorted(file.name for file in path.iterdir()) if path.is_dir() else [])]
     for fmt in FORMATS.values():
         if any(name.endswith(fmt.suffix) for name in names):
-            return fmt
-    known = ", ".join(f"{fmt.suffix} ({fmt.name})" for fmt in FORMATS.values())
-    raise CheckpointError(f"{path} is none of the exported formats: {known}")
+            return fmt.load(path)
+    known = ", ".join(dict.fromkeys(fmt.suffix for fmt in FORMATS.values()))
+    raise CheckpointError(f"{path} is none of the exported formats, which end in {known}")

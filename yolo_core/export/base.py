@@ -1,50 +1,56 @@
-"""What every exported format shares: settings, metadata, and a way to run."""
+"""What every exported format shares: what is asked for, and what a format can do."""
 
 from __future__ import annotations
 
 import copy
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from yolo_core.errors import CheckpointError, UsageError
+from yolo_core.export.backend import Backend
+from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel
 
-METADATA_KEY = "yolo"
-DECODE = (
-    "input: float32 (B, 3, H, W), RGB in 0..1, letterboxed on grey 114; output: float32 (B, N, 5 + classes): "
-    "box as centre x, centre y, width, height in input pixels, objectness, class scores in 0..1; "
-    "score of a class = objectness x class score; non-maximum suppression is not included"
-)
-_UNSTATED = "not stated"
-# Of a checkpoint's metadata, what travels on into its exports.
-_INHERITED = ("category_ids", "dataset", "dataset_digest")
+Calibration = Callable[[], Iterable[Tensor]] | Sequence[Tensor]
+DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportSettings:
-    """The fixed input of an exported model, and what its files say of themselves.
+    """The input of an exported model, and what its files say of themselves.
 
     Attributes:
-        image_size: height and width in pixels, a multiple of the model's largest stride.
+        image_size: height and width in pixels; `export` rounds it up to a multiple of the largest stride.
         batch_size: images per call; `Backend` splits and fills other batches.
+        dynamic: leave batch, height and width open, of any size that is a multiple of the largest stride; the
+            file then only proposes ``image_size`` and ``batch_size``.
         opset: of ONNX.
-        model_digest: sha256 of the checkpoint, "sha256:<hex>"; empty where there is none.
+        simplify: let onnxslim simplify ONNX graphs.
+        nms: what formats keep that suppress inside the file; others take it at every call.
+        calibration: images of the kind that the model will see, (1, 3, S, S) each in 0..1, or a function that
+            gives them; for formats that measure activations before they quantise them.
+        model_digest, dataset_digest, code_digest: "sha256:<hex>" of the checkpoint, of the data that it was
+            trained on, and of the exporting code; empty where there is none.
         licence: of the weights; empty where nobody stated it.
     """
 
     image_size: int
     batch_size: int = 1
+    dynamic: bool = False
     opset: int = 18
+    simplify: bool = True
+    nms: NmsSettings = field(default_factory=NmsSettings)
+    calibration: Calibration | None = None
     model_digest: str = ""
+    dataset_digest: str = ""
+    code_digest: str = ""
     licence: str = ""
 
     def __post_init__(self) -> None:
@@ -58,63 +64,56 @@ class ExportSettings:
         """Of the input: (B, 3, H, W)."""
         return (self.batch_size, 3, self.image_size, self.image_size)
 
-
-class Backend:
-    """An exported model that is ready to run: images (B, 3, H, W) in 0..1 -> (B, N, 5 + nc).
-
-    ``metadata`` is what the file says of itself; see `metadata_of`. ``names``, ``stride`` (the largest, in
-    pixels), ``image_size`` and ``batch_size`` are taken from it.
-    """
-
-    def __init__(self, run: Callable[[Tensor], Tensor], metadata: Mapping[str, Any]) -> None:
-        """``run`` takes exactly the batch that was exported."""
-        self._run = run
-        self.metadata = dict(metadata)
-        self.names = tuple(metadata["names"])
-        self.stride = int(max(metadata["stride"]))
-        self.image_size = int(metadata["image_size"])
-        self.batch_size = int(metadata["batch_size"])
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Run any number of images of the exported size, by batches of the exported size.
-
-        Raises:
-            UsageError: the images have another size.
-        """
-        side = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, side, side):
-            raise UsageError(
-                f"this export takes images of shape (B, 3, {side}, {side}), not {tuple(images.shape)}; "
-                "letterbox them to it, or export at another size"
-            )
-        if len(images) == 0:
-            raise UsageError("an export needs one image at least")
-        parts = []
-        plain = images.detach().to("cpu", torch.float32).contiguous()
-        for start in range(0, len(plain), self.batch_size):
-            part = plain[start : start + self.batch_size]
-            missing = self.batch_size - len(part)
-            filled = torch.cat((part, part.new_zeros(missing, *part.shape[1:]))) if missing else part
-            parts.append(self._run(filled)[: len(part)])
-        return torch.cat(parts)
+    def calibration_images(self) -> Iterator[Tensor]:
+        """Yield the calibration images, (1, 3, S, S) each; again from the first at every call."""
+        images = self.calibration() if callable(self.calibration) else self.calibration
+        return iter(images or ())
 
 
 class Format(ABC):
     """One format: how a model becomes a file, and how that file is run.
 
-    ``filename`` is the default name: of a file, or of a folder where the format needs several.
-    ``suffix`` is how the file ends that a path to this format leads to.
+    Formats that end alike open each other's files: ``load`` goes by the metadata, not by the class.
+
+    Attributes:
+        filename: default name, of a file, or of a folder where the format needs several; no two formats share
+            one.
+        suffix: how the file ends that a path to this format leads to; of a folder, it or a file in it.
+        packages: what writing needs beside torch.
+        precision: fp32, fp16, bf16 or int8: of weights and products.
+        calibrated: whether it needs ``settings.calibration``.
+        supports: options of `ExportSettings` that it can do, of those that not every format can: `DYNAMIC`.
+        output: raw, (B, N, 5 + nc) before suppression, or detections.
+        input: tensor, (B, 3, H, W) in 0..1, or image, one (H, W, 3) BGR uint8 of any size.
     """
 
     name: ClassVar[str]
     filename: ClassVar[str]
     suffix: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]]  # what it needs beside torch
+    packages: ClassVar[tuple[str, ...]]
+    precision: ClassVar[Literal["fp32", "fp16", "bf16", "int8"]] = "fp32"
+    calibrated: ClassVar[bool] = False
+    supports: ClassVar[frozenset[str]] = frozenset()
+    output: ClassVar[Literal["raw", "detections"]] = "raw"
+    input: ClassVar[Literal["tensor", "image"]] = "tensor"
 
     def check_toolkit(self) -> None:
-        """Raise `UsageError` naming the extra if a package that the format needs is missing."""
+        """Raise `UsageError` naming the extra, or the platform, if what writing needs is missing."""
         for package in self.packages:
             toolkit(package, self.name)
+
+    def check_settings(self, settings: ExportSettings) -> None:
+        """Raise `UsageError` if the format cannot do what was asked for."""
+        if settings.dynamic and DYNAMIC not in self.supports:
+            raise UsageError(f"format {self.name} has one fixed shape; leave dynamic out")
+        if self.calibrated and settings.calibration is None:
+            raise UsageError(
+                f"format {self.name} needs images to calibrate it with; pass ExportSettings(calibration=...)"
+            )
+
+    def cannot_run(self) -> str | None:
+        """Say why a file of this format cannot be run on this machine; None if it can."""
+        return None
 
     @abstractmethod
     def write(
@@ -129,10 +128,10 @@ class Format(ABC):
 
     @abstractmethod
     def load(self, path: Path) -> Backend:
-        """Open what `write` wrote.
+        """Open what ``write`` wrote, and what other formats wrote that end alike.
 
         Raises:
-            UsageError: toolkit missing.
+            UsageError: toolkit missing, or this machine cannot run it.
             CheckpointError: the file is broken, or not of this project.
         """
 
@@ -140,41 +139,6 @@ class Format(ABC):
 def prepare(model: DetectionModel) -> DetectionModel:
     """Return a copy to export: fused, float32, on the CPU, in evaluation mode, without gradients."""
     return copy.deepcopy(model).cpu().float().fuse().requires_grad_(False)
-
-
-def metadata_of(model: DetectionModel, settings: ExportSettings) -> dict[str, Any]:
-    """Return what is written into every file: enough to run it without anything else."""
-    inherited = {key: model.metadata[key] for key in _INHERITED if key in model.metadata}
-    return {
-        "variant": model.variant,
-        "release": model.release,
-        "names": list(model.names),
-        "stride": list(model.detect.strides),
-        "image_size": settings.image_size,
-        "batch_size": settings.batch_size,
-        "decode": DECODE,
-        "model_digest": settings.model_digest or _UNSTATED,
-        "licence": settings.licence or _UNSTATED,
-        **inherited,
-    }
-
-
-def read_metadata(text: str | bytes | None, path: Path) -> dict[str, Any]:
-    """Parse the metadata that was found in a file.
-
-    Raises:
-        CheckpointError: there is none, or it is not what `metadata_of` made.
-    """
-    if not text:
-        raise CheckpointError(f"{path} was not exported by this project: it has no {METADATA_KEY!r} metadata")
-    try:
-        found: dict[str, Any] = json.loads(text)
-        whole = all(found[key] for key in ("names", "stride", "image_size", "batch_size"))
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{path} is broken: its metadata is incomplete; export it again")
-    return found
 
 
 def broken(path: Path, error: Exception) -> CheckpointError:

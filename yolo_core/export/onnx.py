@@ -15,15 +15,9 @@ import torch
 from torch import Tensor
 
 from yolo_core.errors import UsageError
-from yolo_core.export.base import (
-    METADATA_KEY,
-    Backend,
-    ExportSettings,
-    Format,
-    broken,
-    read_metadata,
-    toolkit,
-)
+from yolo_core.export.backend import Backend
+from yolo_core.export.base import ExportSettings, Format, broken, toolkit
+from yolo_core.export.metadata import METADATA_KEY, read_metadata
 from yolo_core.model.graph import DetectionModel
 
 INPUT, OUTPUT = "images", "predictions"

@@ -11,14 +11,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from yolo_core.export.base import (
-    METADATA_KEY,
-    Backend,
-    ExportSettings,
-    Format,
-    broken,
-    read_metadata,
-)
+from yolo_core.export.backend import Backend
+from yolo_core.export.base import ExportSettings, Format, broken
+from yolo_core.export.metadata import METADATA_KEY, read_metadata
 from yolo_core.model.graph import DetectionModel
 
 

@@ -20,13 +20,16 @@ from yolo_core.data.images import Pixels
 from yolo_core.engine.evaluate import EvalSettings, detect
 from yolo_core.errors import UsageError
 from yolo_core.export.backends import FORMATS, export, load, load_exported
-from yolo_core.export.base import METADATA_KEY, ExportSettings
+from yolo_core.export.base import ExportSettings
+from yolo_core.export.metadata import METADATA_KEY
 from yolo_core.export.parity import Limits, compare
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel
 
+from .conftest import PLAIN
+
 LIMITS = Limits(max_box_error=0.05, max_score_error=1e-4, min_matched=1.0)
-every_format = pytest.mark.parametrize("name", FORMATS)
+every_format = pytest.mark.parametrize("name", PLAIN)
 
 
 def raw_metadata(path: Path) -> Any:
@@ -77,7 +80,7 @@ def test_finds_the_same_objects_in_pictures(
 ) -> None:
     wanted = EvalSettings(image_size=128, rectangular=False, nms=NmsSettings())
     backend = load_exported(exported[name])
-    for one, other in zip(detect(official, pictures, wanted), detect(backend, pictures, wanted), strict=True):
+    for one, other in zip(detect(official, pictures, wanted), backend.detect(pictures), strict=True):
         np.testing.assert_allclose(other, one, atol=0.1)
 
 
@@ -93,9 +96,25 @@ def test_metadata_says_how_to_use_the_file(
     assert found["model_digest"] == settings.model_digest
     assert found["licence"] == "GPL-3.0"
     assert "objectness" in found["decode"]
+    assert (found["format"], found["precision"], found["input"], found["output"]) == (
+        name,
+        "fp32",
+        "tensor",
+        "raw",
+    )
+    assert found["anchors"][0][0] == [10, 13] and found["anchors"][2][2] == [373, 326]
+    assert found["preprocessing"] == {
+        "letterbox": 128,
+        "colour_order": "RGB",
+        "fill": 114,
+        "scale": "1/255",
+    }
+    assert found["dynamic"] is False and found["made_by"].startswith("yolo-mlops")
+    assert (found["dataset_digest"], found["code_digest"]) == ("not stated", settings.code_digest)
     backend = load_exported(exported[name])
     assert backend.metadata == found
     assert (backend.names, backend.stride, backend.image_size) == (official.names, 32, 128)
+    assert (backend.format, backend.precision, backend.dynamic) == (name, "fp32", False)
 
 
 def test_metadata_of_a_training_travels_on(tmp_path: Path) -> None:
@@ -154,8 +173,16 @@ def test_four_levels(tmp_path: Path) -> None:
     backend = load("torchscript", tmp_path)
     assert LIMITS.judge(compare(model, {"x": backend}, [torch.rand(1, 3, 128, 128)])["x"]) == []
     assert (backend.metadata["stride"], backend.stride) == ([8, 16, 32, 64], 64)
-    with pytest.raises(UsageError, match="no multiple of the stride 64 of yolov5n6; use 64 or 128"):
-        export("torchscript", model, tmp_path, ExportSettings(image_size=96))
+
+
+def test_a_size_between_two_strides_is_rounded_up_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export("torchscript", create_model("yolov5n6", 3), tmp_path, ExportSettings(image_size=65))
+    backend = load("torchscript", tmp_path)
+    assert backend.image_size == backend.metadata["preprocessing"]["letterbox"] == 128
+    assert backend(torch.zeros(1, 3, 128, 128)).shape == (1, 1020, 8)
+    assert "image size 65 is not a multiple of the stride 64; 128 is used" in caplog.text
 
 
 def test_onnx_is_of_the_opset_that_was_asked_for(tmp_path: Path, exported: dict[str, Path]) -> None:
