@@ -40,6 +40,9 @@ COMMANDS = {
     ),
     "search": ("components.train.search.command:search", "search for hyperparameters of one variant"),
     "promote": ("components.promote.command:promote", "make a challenger the champion, if the gate agrees"),
+    "lineage": ("components.lineage.command:lineage", "where a registered version comes from"),
+    "run-open": ("components.tracking.command:run_open", "open the pipeline's run in MLflow until run-close"),
+    "run-close": ("components.tracking.command:run_close", "end the pipeline's run in MLflow"),
     "rollback": ("components.promote.command:rollback", "swap champion and previous"),
     "val": ("components.study.val.command:val", "measure any model on a split: table, pictures, one page"),
     "speed": ("components.study.speed:speed", "time a model: milliseconds per image, part by part"),
@@ -73,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
             traceback.print_exc()
         complain(str(error))
         if "--json" in argv:
-            say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+            say(json.dumps({"error": str(error), "exit_code": error.exit_code, **error.about}))
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")

@@ -188,8 +188,9 @@ class StageRequest:
         work = self.work or resolve(WORK[self.stage.name][1])
         try:
             result = work(self.config, job)
-        except YoloError:
+        except YoloError as error:
             job.workspace.publish(self.outputs)  # the report that says why
+            error.about["mlflow_run_id"] = job.tracker.run_id
             raise
         missing = [path for path in self.outputs if not job.workspace.path(path).exists()]
         if missing:

@@ -19,9 +19,17 @@ from __future__ import annotations
 
 
 class YoloError(Exception):
-    """Base of the tree; ``exit_code`` is what a command line ends with."""
+    """Base of the tree; ``exit_code`` is what a command line ends with.
+
+    ``about`` is what a program should know beside the message, such as the id of the run that failed.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        """Take the message."""
+        super().__init__(*args)
+        self.about: dict[str, str] = {}
 
 
 class UsageError(YoloError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.tracking.outbox import Entry
-from components.tracking.tags import TAG_CHANGED, TAG_DATASET, TAG_PARENT
+from components.tracking.tags import TAG_CHANGED, TAG_DATASET, TAG_HELD, TAG_PARENT
 
 _BATCH_PARAMS = 100  # MLflow's limits for one log_batch call
 _BATCH_METRICS = 1000
@@ -86,6 +86,8 @@ def _status(client: Any, run_id: str, entry: Entry, _: Path | None) -> None:
     if entry.values["parent"] == run_id:  # it decides on no other run
         return
     parent = client.get_run(entry.values["parent"])
+    if parent.data.tags.get(TAG_HELD) == "yes":  # its orchestrator ends it
+        return
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`{TAG_PARENT}` = '{parent.info.run_id}'", max_results=1000
     )

@@ -8,6 +8,7 @@ TAG_STAGE = "pipeline.stage"
 TAG_VARIANT = "pipeline.variant"
 TAG_ORCHESTRATOR = "pipeline.orchestrator"
 TAG_TRIAL = "pipeline.trial"
+TAG_HELD = "pipeline.held"  # "yes" on a parent that an orchestrator ends, and no stage
 TAG_ATTEMPT = "pipeline.attempt"
 TAG_CHANGED = "pipeline.changed_params"
 TAG_DATASET = "dataset.digest"
