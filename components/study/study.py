@@ -25,7 +25,7 @@ from components.study.measure import (
 )
 from components.study.points import Points
 from components.study.table import release_table
-from components.study.val.findings import examine, write_tables
+from components.study.val.findings import Findings, examine, per_size, write_tables
 from components.study.val.pictures import PICTURES_FOLDER, write_pictures
 from components.tracking.tags import TAG_MODEL
 from yolo_core.data.coco import DetectionDataset, open_dataset
@@ -85,7 +85,8 @@ def study_model(config: StudyConfig, job: Job, source: Source) -> dict[str, Any]
     for point in points:
         _log_point(job, point)
     best = best_evaluation(bench, store, points)
-    report = _report(bench, str(job.variant), points, best)
+    findings = examine(best)
+    report = _report(bench, str(job.variant), points, findings)
     path, table = job.path("reports/study/{variant}.json"), job.path("reports/study/{variant}.txt")
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     table.write_text(release_table(report), encoding="utf-8")
@@ -93,7 +94,7 @@ def study_model(config: StudyConfig, job: Job, source: Source) -> dict[str, Any]
     write_curves(job, points, best)
     for file in (path, table):
         job.tracker.log_artifact(file)
-    _log_pictures(job, best)
+    _log_pictures(job, findings)
     job.tracker.log_metrics({f"best.{key}": report["best"][key] for key in ("image_size", "map50", "map")})
     return {"report": str(path), "best": report["best"], "points": len(points)}
 
@@ -178,8 +179,9 @@ def _log_point(job: Job, point: Mapping[str, Any]) -> None:
     )
 
 
-def _report(bench: Bench, variant: str, points: list[dict[str, Any]], best: Evaluation) -> dict[str, Any]:
+def _report(bench: Bench, variant: str, points: list[dict[str, Any]], findings: Findings) -> dict[str, Any]:
     """Return the contents of reports/study/V.json."""
+    best = findings.evaluation
     dataset, subject, metrics = bench.dataset, bench.subject, best.metrics
     config = asdict(bench.config)
     return {
@@ -201,12 +203,12 @@ def _report(bench: Bench, variant: str, points: list[dict[str, Any]], best: Eval
             "confidence": round(metrics.best_confidence, 4),
         },
         "per_class": metrics.per_class(dataset.names),
+        "per_size": per_size(findings),
     }
 
 
-def _log_pictures(job: Job, best: Evaluation) -> None:
+def _log_pictures(job: Job, findings: Findings) -> None:
     """Log what a person wants to see of the best size: the pictures and tables that ``val`` gives."""
-    findings = examine(best)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_tables(findings, {}, folder)

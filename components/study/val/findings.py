@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from yolo_core.data.coco import Sample
+from yolo_core.data.quarantine import without
 from yolo_core.engine.evaluate import Evaluation, Rows
 from yolo_core.metrics.average_precision import CONFIDENCES, DetectionMetrics
 from yolo_core.metrics.calibration import Reliability, calibration
@@ -20,6 +21,7 @@ from yolo_core.metrics.coco_matching import ImageTruth, match_images
 from yolo_core.metrics.error_breakdown import FOREGROUND, ErrorBreakdown, error_breakdown
 
 _DECIMALS = 6
+SIZE_EDGES = (32**2, 96**2)  # of COCO's small, medium and large, in square pixels
 CURVE = ("recall", "precision")  # columns of the curve that is drawn most
 
 
@@ -140,6 +142,21 @@ def per_class(findings: Findings) -> list[dict[str, Any]]:
         {key: _rounded(value) if isinstance(value, float) else value for key, value in row.items()}
         | {f"coco_{key}": value for key, value in coco_figures(by_id[number]).items()}
         for row, number in zip(rows, ids, strict=True)
+    ]
+
+
+def per_size(findings: Findings) -> list[dict[str, Any]]:
+    """Return COCO's AP of small, medium and large objects, with their number; crowds do not count.
+
+    Small are those under 32^2 square pixels of the stored image, large those over 96^2.
+    """
+    best = findings.evaluation
+    document = without(best.dataset.annotations(best.split), best.dataset.excluded)
+    areas = np.array([row["area"] for row in document["annotations"] if not row.get("iscrowd")], float)
+    places, coco = np.digitize(areas, SIZE_EDGES), coco_figures(findings.coco.overall)
+    return [
+        {"size": size, "instances": int((places == place).sum()), "ap": coco[f"ap_{size}"]}
+        for place, size in enumerate(("small", "medium", "large"))
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from components.plots import plot_against_confidence, plot_calibration, plot_confusion
 from components.study.subject import check_split
-from components.study.val.findings import Findings, examine, figures, write_tables
+from components.study.val.findings import Findings, examine, figures, per_size, write_tables
 from components.study.val.pictures import PICTURES, write_pictures
 from components.study.val.samples import draw_worst, worst
 from yolo_core.data.coco import DetectionDataset, SourceBox, SourceImage, class_table, write_dataset
@@ -119,6 +119,13 @@ def test_the_official_figures_of_each_class_are_told_by_name(dataset: DetectionD
     assert (by_name["car"]["coco_ap"], by_name["car"]["instances"]) == (1, 4)
     assert (by_name["bus"]["coco_ap"], by_name["bus"]["instances"]) == (0, 3)  # the crowd does not count
     assert by_name["car"]["coco_ap_large"] is None
+
+
+def test_sizes_are_counted_as_coco_does(findings: Findings) -> None:
+    """All boxes are 30 pixels wide and high, and one of the eight is a crowd."""
+    small, medium, large = per_size(findings)
+    assert (small["size"], small["instances"], small["ap"]) == ("small", 7, figures(findings)["coco"]["ap"])
+    assert (medium["instances"], medium["ap"], large["instances"], large["ap"]) == (0, None, 0, None)
 
 
 def test_a_perfect_detector_has_no_worst_images(dataset: DetectionDataset, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_the_report_says_what_was_measured(measured: Job) -> None:
     names = sorted(path.name for path in measured.path("reports/study").iterdir())
     assert names == ["curve", "sizes", "yolov5n.json", "yolov5n.npz", "yolov5n.txt"]
     assert sum(row["instances"] for row in report["per_class"]) == dataset.splits["test"].boxes
+    assert sum(row["instances"] for row in report["per_size"]) == dataset.splits["test"].boxes
 
 
 def test_sizes_are_rounded_up_to_the_stride_once(
