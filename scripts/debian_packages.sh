@@ -2,7 +2,9 @@
 # Install the Debian packages that tests need and this machine lacks, each by the command it brings.
 set -euo pipefail
 
-declare -A package=([chromium]=chromium [chromedriver]=chromium-driver)
+declare -A package=([chromium]=chromium [chromedriver]=chromium-driver [postgres]=postgresql)
+# Debian keeps PostgreSQL's programs off the PATH.
+PATH=$PATH:$(printf '%s:' /usr/lib/postgresql/*/bin)
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")

@@ -24,14 +24,29 @@ def starter(repo: Path) -> Any:
     return module
 
 
-def test_password_is_made_once_and_is_private(starter: Any, tmp_path: Path) -> None:
-    first = starter.password(tmp_path)
-    assert len(first) >= 12
-    assert starter.password(tmp_path) == first, "a restart keeps the login"
+def test_passwords_are_made_once_and_are_private(
+    starter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_USERS", raising=False)
+    first = starter.passwords(tmp_path)
+    assert list(first) == ["admin"]
+    assert len(first["admin"]) >= 12
+    assert starter.passwords(tmp_path) == first, "a restart keeps the login"
     file = tmp_path / "passwords.json"
-    assert json.loads(file.read_text()) == {"admin": first}
+    assert json.loads(file.read_text()) == first
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert starter.password(make(tmp_path / "other")) != first
+    assert starter.passwords(make(tmp_path / "other")) != first
+    monkeypatch.setenv("AIRFLOW_USERS", "admin:admin,eve:viewer")
+    second = starter.passwords(tmp_path)
+    assert second["admin"] == first["admin"], "another user changes nobody's password"
+    assert second["eve"] not in first.values()
+
+
+@pytest.mark.parametrize("users", ["admin", "admin:root", "admin:admin,", "a b:user", "admin:admin;x:admin"])
+def test_users_without_a_role_are_refused(starter: Any, monkeypatch: pytest.MonkeyPatch, users: str) -> None:
+    monkeypatch.setenv("AIRFLOW_USERS", users)
+    with pytest.raises(SystemExit, match="NAME:ROLE"):
+        starter.users()
 
 
 def test_settings_keep_airflow_at_home(starter: Any, tmp_path: Path, monkeypatch: Any) -> None:
@@ -40,12 +55,23 @@ def test_settings_keep_airflow_at_home(starter: Any, tmp_path: Path, monkeypatch
     assert settings["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert settings["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8123/execution/"
     assert settings["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
+    assert settings["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "admin:admin"
     assert "PYTHONPATH" not in settings
     assert settings["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
     secret = settings["AIRFLOW__API_AUTH__JWT_SECRET"]
     assert len(secret) == 64
     assert starter.environment(tmp_path, 8123)["AIRFLOW__API_AUTH__JWT_SECRET"] == secret
     assert stat.S_IMODE((tmp_path / "jwt_secret").stat().st_mode) == 0o600
+
+
+def test_airflows_own_variables_go_before_ours(starter: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql+psycopg2://me@db/airflow")
+    monkeypatch.setenv("AIRFLOW__CORE__PARALLELISM", "8")
+    monkeypatch.setenv("AIRFLOW__API__PORT", "1")
+    settings = starter.environment(tmp_path, 8123)
+    assert settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql+psycopg2://me@db/airflow"
+    assert settings["AIRFLOW__CORE__PARALLELISM"] == "8"
+    assert settings["AIRFLOW__API__PORT"] == "8123", "AIRFLOW_PORT is what sets it"
 
 
 def test_taken_port_is_said_at_once(starter: Any, repo: Path, tmp_path: Path) -> None:
