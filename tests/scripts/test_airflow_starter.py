@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="module")
-def starter(repo: Path) -> Any:
+@pytest.fixture
+def starter(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     spec = spec_from_file_location("airflow_starter", repo / "scripts/airflow.py")
     assert spec and spec.loader
     module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module
 
