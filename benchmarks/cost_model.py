@@ -1,7 +1,7 @@
 """Estimate how fast training would be on 1 to 64 GPUs, and what holds it back first; nothing is measured.
 
 Run ``python benchmarks/cost_model.py`` from the repository's root; every assumption is an option. It prints
-the tables of docs/operations.md.
+the tables of docs/cluster.md.
 
 A step's time is the computation of one GPU, plus the part of the gradients' all-reduce that the backward pass
 does not hide, times one plus the overhead of the framework. The ring all-reduce of N processes sends

@@ -63,10 +63,10 @@ def test_more_gpus_never_gain_more_than_their_number(gpus: int, network: float, 
 
 
 def test_the_documented_tables_are_what_the_script_prints(parameters: dict[str, int]) -> None:
-    text = (REPO / "docs" / "operations.md").read_text()
+    text = (REPO / "docs" / "cluster.md").read_text()
     for table in (
         model.throughput_table(parameters, usual),
         model.limits_table(parameters, usual),
         model.network_table(parameters, usual, (1, 10, 25, 100)),
     ):
-        assert "\n".join(table) in text, "run python benchmarks/cost_model.py and renew docs/operations.md"
+        assert "\n".join(table) in text, "run python benchmarks/cost_model.py and renew docs/cluster.md"
