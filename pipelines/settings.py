@@ -23,7 +23,7 @@ def params_file() -> Path:
 
 
 def read_params() -> dict[str, Any]:
-    """Return what `params_file` holds; ``ValueError`` if that is no mapping, ``OSError`` if it is not there."""
+    """Return what `params_file` holds; ``ValueError`` if it is no mapping, ``OSError`` if it is not there."""
     loaded = yaml.safe_load(params_file().read_text(encoding="utf-8"))
     if not isinstance(loaded, dict):
         raise ValueError(f"{params_file()} must hold sections")
@@ -34,11 +34,12 @@ def read_params() -> dict[str, Any]:
 class AirflowSettings:
     """Section ``airflow``; its keys are the fields.
 
-    ``schedule`` is a cron expression in UTC or None. ``backend`` is where a stage runs: a process of this machine,
-    a Docker container or a pod. ``pool`` is the Airflow pool of the stages that train and measure. ``retry_seconds``
-    is the wait before the first of ``retries``. ``timeout_hours`` has an entry per stage. ``registry`` goes
-    before the images' names. ``namespace`` and ``secret`` are those of Kubernetes. ``mounts`` maps a path in
-    the container to a folder of the machine (docker) or a volume claim (kubernetes).
+    ``schedule`` is a cron expression in UTC or None. ``backend`` is where a stage runs: a process of this
+    machine, a Docker container or a pod. ``pool`` is the Airflow pool of the stages that train and measure.
+    ``retry_seconds`` is the wait before the first of ``retries``. ``timeout_hours`` has an entry per stage.
+    ``registry`` goes before the images' names. ``namespace`` and ``secret`` are those of Kubernetes.
+    ``mounts`` maps a path in the container to a folder of the machine (docker) or a volume claim
+    (kubernetes).
     """
 
     schedule: str | None

@@ -4,50 +4,42 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines import to_airflow
-from pipelines.to_airflow import CommandOperator, StageOperator, overrides, safe_name
-
-CONTEXT = {"run_id": "manual__2026-01-02T03:04:05+00:00", "params": {"variants": ["yolov5n"], "epochs": 2}}
-
-
-@pytest.fixture
-def interpreter(tmp_path: Path, monkeypatch: Any) -> Any:
-    """Return a function that makes $YOLO_MLOPS_PYTHON a program with the given body."""
-
-    def make(body: str) -> None:
-        program = tmp_path / "python"
-        program.write_text(f"#!{sys.executable}\nimport json, os, sys, time\n{body}\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("YOLO_MLOPS_PYTHON", str(program))
-
-    return make
+from pipelines.settings import REPO
+from pipelines.to_airflow.failure import tell_failure
+from pipelines.to_airflow.operators import CommandOperator, StageOperator
+from pipelines.to_airflow.place import safe_name
+from tests.dags.contexts import RUN_ID, context
 
 
-def test_command_of_a_stage(interpreter: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_command_of_a_stage(interpreter: Any, tmp_path: Path, runs: Path, monkeypatch: Any) -> None:
     seen = tmp_path / "seen.json"
-    monkeypatch.setenv("YOLO_MLOPS_RUNS", str(tmp_path / "runs"))
     interpreter(
         f"open({str(seen)!r}, 'w').write(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]))\n"
         "print('working'); print(json.dumps({'stage': 'train', 'run_id': 'r', 'secret': 1}))"
     )
     monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "hidden")
     operator = StageOperator(task_id="train", stage="train", variant="yolov5n")
-    assert operator.execute(CONTEXT) == {"stage": "train", "run_id": "r"}, "names go on, data do not"
+    assert operator.execute(context(params={"epochs": 2})) == {"stage": "train", "run_id": "r"}, "no data"
     words, folder, environment = json.loads(seen.read_text())
-    run_folder = str(tmp_path / "runs" / safe_name(CONTEXT["run_id"]))
-    assert words[:3] == ["-m", "components", "train"]
-    assert words[3:9] == ["--workspace", run_folder, "--run-id", CONTEXT["run_id"], "--variant", "yolov5n"]
-    assert words[9:] == ["--set", "train.epochs=2", "--set", "variants=[yolov5n]", "--json"]
-    assert folder == str(to_airflow.REPO)
+    assert words == [
+        *("-m", "components", "train"),
+        f"--workspace={runs / safe_name(RUN_ID)}",
+        f"--run-id={RUN_ID}",
+        "--variant=yolov5n",
+        "--set=train.epochs=2",
+        "--set=variants=[yolov5n]",
+        f"--params={REPO / 'params.yaml'}",
+        "--json",
+    ]
+    assert folder == str(REPO)
     assert environment["PIPELINE_ORCHESTRATOR"] == "airflow"
     assert environment["MLFLOW_TRACKING_URI"].endswith("/mlflow.db")
     assert "hidden" not in environment.values()
@@ -59,7 +51,7 @@ def test_exit_codes(code: int, again: bool, interpreter: Any) -> None:
 
     interpreter(f"sys.exit({code})")
     with pytest.raises(AirflowException, match=f"exit code {code}") as caught:
-        CommandOperator(task_id="t", arguments=["validate"]).execute(CONTEXT)
+        CommandOperator(task_id="t", arguments=["validate"]).execute(context())
     assert isinstance(caught.value, AirflowFailException) is not again
 
 
@@ -68,64 +60,154 @@ def test_missing_interpreter_is_final(monkeypatch: Any) -> None:
 
     monkeypatch.setenv("YOLO_MLOPS_PYTHON", "/nowhere/python")
     with pytest.raises(AirflowFailException, match="no Python at /nowhere/python"):
-        CommandOperator(task_id="t", arguments=["validate"]).execute(CONTEXT)
+        CommandOperator(task_id="t", arguments=["validate"]).execute(context())
 
 
 def test_output_that_is_no_result(interpreter: Any) -> None:
     for line in ("done", "[1]", ""):
         interpreter(f"print({line!r})")
-        assert CommandOperator(task_id="t", arguments=["validate"]).execute(CONTEXT) is None
+        assert CommandOperator(task_id="t", arguments=["validate"]).execute(context()) is None
 
 
-def test_form_text_cannot_become_a_command(interpreter: Any, tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    interpreter("pass")
-    context = {**CONTEXT, "params": {"variants": ["yolov5n"], "source": f"$(touch {trap}); touch {trap}"}}
-    StageOperator(task_id="dataset", stage="dataset").execute(context)
-    assert not trap.exists()
+def test_error_of_a_command_is_the_reason(interpreter: Any, caplog: Any) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    interpreter("print(json.dumps({'error': 'no such folder', 'exit_code': 2})); sys.exit(2)")
+    with pytest.raises(AirflowFailException, match="exit code 2: no such folder; not tried again"):
+        CommandOperator(task_id="t", arguments=["dataset"]).execute(context())
 
 
-def test_kill_ends_the_command_and_its_children(interpreter: Any, tmp_path: Path) -> None:
+def test_kill_ends_the_command_and_its_children(interpreter: Any, tmp_path: Path, monkeypatch: Any) -> None:
     child = tmp_path / "child"
     interpreter(
         "import subprocess\n"
         f"open({str(child)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))\n"
-        "time.sleep(60)"
+        "print('started', flush=True); time.sleep(60)"
     )
+    monkeypatch.setattr(CommandOperator, "adoption_seconds", 0.5)
     operator = CommandOperator(task_id="t", arguments=["train"])
-    errors: list[BaseException] = []
-
-    def execute() -> None:
-        try:
-            operator.execute(CONTEXT)
-        except to_airflow.AirflowException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=execute)
-    thread.start()
-    end = time.monotonic() + 20
-    while not (child.exists() and child.read_text()) and time.monotonic() < end:
-        time.sleep(0.05)
+    errors = execute_aside(operator, context())
+    pid = int(wait_for(lambda: child.exists() and child.read_text()))
     operator.on_kill()
-    thread.join(20)
-    assert not thread.is_alive()
-    assert str(-signal.SIGTERM) in str(errors[0])
-    assert not alive(int(child.read_text()))
+    wait_for(lambda: not alive(pid))
+    wait_for(lambda: errors)
     operator.on_kill()  # nothing is left to stop
 
 
-def test_overrides_read_back_as_they_were() -> None:
-    import yaml
+def test_next_try_follows_the_command_that_runs(interpreter: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """The scheduler was killed: it tries the task again, and then ends what is left of the first try."""
+    starts, go = tmp_path / "starts", tmp_path / "go"
+    interpreter(
+        f"open({str(starts)!r}, 'a').write('x'); print('epoch 1', flush=True)\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.05)\n"
+        "print(json.dumps({'stage': 'train', 'run_id': 'r'}))"
+    )
+    monkeypatch.setattr(CommandOperator, "adoption_seconds", 0.5)
+    first, second = (StageOperator(task_id="train", stage="train", variant="yolov5n") for _ in range(2))
+    execute_aside(first, context())
+    wait_for(starts.exists)
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(second.execute(context())))
+    first.on_kill()  # whichever comes first, the command goes on
+    thread.start()
+    time.sleep(1.5)
+    assert thread.is_alive()
+    go.touch()
+    thread.join(20)
+    assert results == [{"stage": "train", "run_id": "r"}]
+    assert starts.read_text() == "x", "it was started once"
 
-    given = {"train.overrides": {"lr0": 1e-05}, "export.formats": ["onnx"], "train.schedule": "null"}
-    params = {"variants": ["yolov5n"], "source": "a: b # c", "epochs": None, "overrides": given}
-    found = dict(item.split("=", 1) for item in overrides(params))
-    assert {key: yaml.safe_load(text) for key, text in found.items()} == {
-        "variants": ["yolov5n"],
-        "dataset.source": "a: b # c",
-        **given,
-    }
-    assert not any("\n" in item for item in found.values())
+
+def test_command_stopped_with_its_try_is_started_again(interpreter: Any, tmp_path: Path) -> None:
+    """The next try follows what runs, but that is being stopped: training then goes on from its state."""
+    starts = tmp_path / "starts"
+    interpreter(
+        f"open({str(starts)!r}, 'a').write('x'); print('epoch', flush=True)\n"
+        f"time.sleep(0 if len(open({str(starts)!r}).read()) > 1 else 60)\n"
+        "print(json.dumps({'stage': 'train'}))"
+    )
+    first, second = (StageOperator(task_id="train", stage="train", variant="yolov5n") for _ in range(2))
+    execute_aside(first, context())
+    wait_for(starts.exists)
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(second.execute(context())))
+    thread.start()
+    time.sleep(0.5)
+    assert first._command is not None
+    first._command.stop()
+    thread.join(20)
+    assert results == [{"stage": "train"}]
+    assert starts.read_text() == "xx"
+
+
+def test_finished_stage_is_not_repeated_unless_something_changed(
+    interpreter: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    starts = tmp_path / "starts"
+    interpreter(f"open({str(starts)!r}, 'a').write('x'); print(json.dumps({{'stage': 'compare'}}))")
+    stage = StageOperator(task_id="compare", stage="compare")
+    assert stage.execute(context()) == stage.execute(context()) == {"stage": "compare"}
+    assert starts.read_text() == "x"
+    params = tmp_path / "params.yaml"
+    params.write_text((REPO / "params.yaml").read_text().replace("resamples: 1000", "resamples: 9"))
+    monkeypatch.setenv("YOLO_MLOPS_PARAMS", str(params))
+    stage.execute(context())
+    stage.execute(context(run_id="another"))
+    assert starts.read_text() == "xxx"
+    command = CommandOperator(task_id="gate", arguments=["promote"])
+    assert command.execute(context()) == command.execute(context())
+    assert starts.read_text() == "xxxxx", "a command that is no stage is"
+
+
+def test_timeout_stops_the_command_at_once(interpreter: Any, tmp_path: Path) -> None:
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
+    interpreter("print('started', flush=True); time.sleep(60)")
+    operator = StageOperator(task_id="compare", stage="compare")
+
+    def overdue(*_: Any) -> None:
+        raise AirflowTaskTimeout("Timeout")
+
+    before = signal.signal(signal.SIGALRM, overdue)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(AirflowTaskTimeout):
+            operator.execute(context())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert operator._command is not None
+    assert not operator._command.running()
+
+
+def test_failure_is_told_in_one_line(caplog: Any, runs: Path) -> None:
+    given = context(task=StageOperator(task_id="train", stage="train", variant="yolov5n"))
+    given["ti"].opened = {"mlflow_run_id": "abc"}
+    tell_failure({**given, "exception": ValueError("two\nlines")})
+    (line,) = caplog.messages
+    assert line.startswith(f"FAILED train yolov5n of run {RUN_ID}: two lines; files: {runs}/")
+    assert "MLflow: http://127.0.0.1:5000/#/runs/abc" in line
+    assert "clear this task" in line
+
+
+def test_links_of_a_stage(interpreter: Any, monkeypatch: Any) -> None:
+    interpreter(
+        "print(json.dumps({'error': 'bad boxes', 'exit_code': 1, 'mlflow_run_id': 'r1'})); sys.exit(1)"
+    )
+    monkeypatch.setenv("YOLO_MLOPS_MLFLOW_UI", "https://mlflow.example/")
+    operator = StageOperator(task_id="validate", stage="validate")
+    given = context()
+    given["ti"].opened = {"mlflow_run_id": "parent", "experiment_id": "3"}
+
+    def links() -> dict[str, str]:
+        found = operator.operator_extra_links
+        return {link.name: link.get_link(operator=operator, ti_key=given["ti"]) for link in found}
+
+    assert links() == {"MLflow run": "https://mlflow.example/#/runs/parent", "Data Docs": ""}
+    with pytest.raises(Exception, match="bad boxes"):
+        operator.execute(given)
+    docs = "https://mlflow.example/#/experiments/3/runs/r1/artifacts/validation/data_docs/index.html"
+    assert links() == {"MLflow run": "https://mlflow.example/#/runs/r1", "Data Docs": docs}
 
 
 def test_folders_of_runs() -> None:
@@ -136,26 +218,6 @@ def test_folders_of_runs() -> None:
     assert not [name for name in folders if "/" in name or name.startswith(".") or not name]
 
 
-def test_form_knows_the_same_variants_as_the_detector(repo: Path) -> None:
-    python = repo / ".venv/bin/python"
-    if not python.exists():
-        pytest.skip("no .venv beside this environment; `make test` makes it")
-    program = "from yolo_core.model.variants import VARIANTS; print(*VARIANTS)"
-    done = subprocess.run([python, "-c", program], cwd=repo, capture_output=True, text=True, check=True)
-    assert sorted(done.stdout.split()) == sorted(to_airflow.VARIANTS)
-
-
-def test_form_names_keys_of_params(repo: Path) -> None:
-    import yaml
-
-    params = yaml.safe_load((repo / "params.yaml").read_text())
-    for key, _ in to_airflow.FORM.values():
-        place = params
-        for part in filter(None, key.split(".")):
-            assert part in place
-            place = place[part]
-
-
 def alive(pid: int) -> bool:
     """Whether a process is still running; one that ended but was not waited for does not count."""
     try:
@@ -163,3 +225,28 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """Return what the condition returns once that is something."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def execute_aside(operator: Any, given: Any) -> list[BaseException]:
+    """Execute in a thread; return a list that gets its error."""
+    from airflow.sdk.exceptions import AirflowException
+
+    errors: list[BaseException] = []
+
+    def execute() -> None:
+        try:
+            operator.execute(given)
+        except AirflowException as error:
+            errors.append(error)
+
+    threading.Thread(target=execute, daemon=True).start()
+    return errors

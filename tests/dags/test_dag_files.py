@@ -5,33 +5,60 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipelines.settings import load_settings, read_params
+
 HEAVY = ("torch", "mlflow", "ray", "numpy", "pandas", "cv2", "yolo_core", "components", "kfp")
+HEAVY += ("docker", "kubernetes")  # providers of backends that are not chosen
 
 
 @pytest.fixture(scope="module")
-def bag(repo: Path, tmp_path_factory: Any) -> Any:
-    os.environ["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow"))
-    os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+def bag(repo: Path) -> Any:
+    return read_dags(repo / "dags")
+
+
+def read_dags(folder: Path) -> Any:
     from airflow.dag_processing.dagbag import DagBag
 
-    return DagBag(dag_folder=str(repo / "dags"), known_pools={"default_pool"})
+    return DagBag(dag_folder=str(folder), known_pools={"default_pool", read_params()["airflow"]["pool"]})
 
 
 def test_dags_load_without_errors_or_warnings(bag: Any) -> None:
     assert bag.import_errors == {}
     assert not bag.dag_warnings
-    assert set(bag.dags) == {"retrain", "promote"}
+    assert set(bag.dags) == {"retrain", "promote", "rollback"}
 
 
-def test_dags_are_started_by_people_only(bag: Any) -> None:
-    for dag in bag.dags.values():
-        assert dag.schedule is None
-        assert dag.catchup is False
+def test_what_starts_the_dags(bag: Any) -> None:
+    started = {name: assets(dag) for name, dag in bag.dags.items() if name != "rollback"}
+    assert started == {"retrain": ["yolo-mlops://dataset"], "promote": ["yolo-mlops://registered-model"]}
+    assert bag.dags["rollback"].schedule is None
+    assert not any(dag.catchup for dag in bag.dags.values())
+
+
+def test_retrain_runs_by_the_clock_too(repo: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    text = (repo / "params.yaml").read_text().replace("schedule: null # of retrain", "schedule: 0 3 * * 1 #")
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.setenv("YOLO_MLOPS_PARAMS", str(tmp_path / "params.yaml"))
+    found = read_dags(repo / "dags")
+    assert found.import_errors == {}
+    assert found.dags["retrain"].timetable.timetable.expression == "0 3 * * 1"
+    assert assets(found.dags["retrain"]) == ["yolo-mlops://dataset"]
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    assert DagSerialization.to_dict(found.dags["retrain"])
+
+
+def test_wrong_settings_are_an_import_error(repo: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("YOLO_MLOPS_BACKEND", "podman")
+    found = read_dags(repo / "dags").import_errors
+    (error,) = {text.strip().splitlines()[-1] for text in found.values()}
+    assert error == "ValueError: airflow.backend must be one of process, docker, kubernetes, not 'podman'"
 
 
 def test_order_follows_the_stages(bag: Any) -> None:
@@ -39,11 +66,41 @@ def test_order_follows_the_stages(bag: Any) -> None:
     from pipelines.stages import STAGES
 
     tasks = bag.dags["retrain"].task_dict
-    assert set(tasks) == {"plan", *(stage.name for stage in STAGES)}
+    assert set(tasks) == {"plan", "open", "close", *(stage.name for stage in STAGES)}
     for stage in STAGES:
-        wanted = {"plan", *(up.name for up in upstream(stage, STAGES))}
+        wanted = {"open", *(up.name for up in upstream(stage, STAGES)), *(["plan"] if stage.foreach else [])}
         assert tasks[stage.name].upstream_task_ids == wanted
         assert tasks[stage.name].is_mapped is (stage.foreach is not None)
+        assert tasks[stage.name].doc_md
+
+
+def test_run_is_opened_first_and_closed_last_whatever_happens(bag: Any) -> None:
+    tasks = bag.dags["retrain"].task_dict
+    assert tasks["open"].upstream_task_ids == {"plan"}
+    assert tasks["open"].is_setup
+    assert tasks["close"].is_teardown, "Airflow runs it even in a run that a person marked as failed"
+    assert not tasks["close"].on_failure_fail_dagrun
+    assert tasks["close"].upstream_task_ids == set(tasks) - {"plan", "close"}
+
+
+def test_retries_timeouts_pool_and_outlets(bag: Any) -> None:
+    settings = load_settings()
+    tasks = bag.dags["retrain"].task_dict
+    for name, hours in settings.timeout_hours.items():
+        options = tasks[name].partial_kwargs if tasks[name].is_mapped else vars(tasks[name])
+        assert options["execution_timeout"] == timedelta(hours=hours)
+        assert options["retries"] == settings.retries
+        assert options["retry_exponential_backoff"] > 1
+        assert options["pool"] == (settings.pool if name in ("train", "study", "export") else "default_pool")
+    (outlet,) = tasks["register"].partial_kwargs["outlets"]
+    assert outlet.name == "yolo-mlops://registered-model"
+
+
+def test_approval_is_asked_once_and_waits_for_ever(bag: Any) -> None:
+    approve = bag.dags["promote"].task_dict["ship.approve"]
+    assert approve.fail_on_reject, "otherwise a refused run ends green"
+    assert approve.retries == 0
+    assert approve.response_timeout is None
 
 
 def test_dags_survive_the_database(bag: Any) -> None:
@@ -55,12 +112,9 @@ def test_dags_survive_the_database(bag: Any) -> None:
 
 def test_promotion_asks_the_gate_then_a_person(bag: Any) -> None:
     tasks = bag.dags["promote"].task_dict
-    assert tasks["gate"].upstream_task_ids == set()
-    assert tasks["gate"].arguments[-1] == "--dry-run"
-    assert tasks["approve"].upstream_task_ids == {"gate"}
-    assert tasks["approve"].fail_on_reject, "otherwise a refused run ends green"
-    assert tasks["promote"].upstream_task_ids == {"approve"}
-    assert tasks["promote"].arguments[0] == "promote"
+    assert tasks["ship.gate"].upstream_task_ids == {"candidates"}
+    assert "ship.gate" in tasks["ship.approve"].upstream_task_ids
+    assert "ship.approve" in tasks["ship.promote"].upstream_task_ids
 
 
 @pytest.mark.parametrize(
@@ -74,6 +128,11 @@ def test_promotion_asks_the_gate_then_a_person(bag: Any) -> None:
         {"preset": "v7"},
         {"source": ""},
         {"overrides": "train.epochs=3"},
+        {"source": "two\nlines"},
+        {"source": "null\0byte"},
+        {"source": "x" * 1001},
+        {"revision": "--upload-pack=x"},
+        {"promote": "yes"},
     ],
 )
 def test_form_refuses(wrong: dict[str, Any], bag: Any) -> None:
@@ -117,3 +176,8 @@ def test_files_load_within_two_seconds(bag: Any) -> None:
     assert bag.dagbag_stats
     for stat in bag.dagbag_stats:
         assert stat.duration.total_seconds() < 2, f"{stat.file}: {stat.duration}"
+
+
+def assets(dag: Any) -> list[str]:
+    """Return the names of the assets whose events start a DAG."""
+    return [asset.name for asset in dag.timetable.asset_condition.objects]

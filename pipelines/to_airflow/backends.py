@@ -1,0 +1,50 @@
+"""The same stage as a process, a Docker container or a pod. A provider is imported only when it is chosen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from pipelines import IMAGE
+from pipelines.settings import AirflowSettings, read_params
+from pipelines.stage import Stage
+from pipelines.to_airflow.form import one_line
+from pipelines.to_airflow.operators import StageOperator
+
+_CONTAINERS = {
+    "docker": "pipelines.to_airflow.docker:DockerStageOperator",
+    "kubernetes": "pipelines.to_airflow.kubernetes:PodStageOperator",
+}
+COMMAND = ("python", "-m", "components")
+
+
+def stage_operator(stage: Stage, settings: AirflowSettings) -> tuple[Any, dict[str, Any]]:
+    """Return the operator that runs a stage, and the options that only its backend has."""
+    if settings.backend == "process":
+        return StageOperator, {}
+    module, name = _CONTAINERS[settings.backend].split(":")
+    backend = import_module(module)
+    return getattr(backend, name), backend.options_of(stage, settings)
+
+
+def image_of(stage: Stage, settings: AirflowSettings) -> str:
+    """Return the image that a stage runs in."""
+    name = f"{IMAGE}-{stage.image}"
+    return f"{settings.registry.rstrip('/')}/{name}" if settings.registry else name
+
+
+def params_words(stage: Stage) -> list[str]:
+    """Return the sections of params.yaml that a stage reads as options: the file in an image may be older."""
+    params = read_params()
+    return [f"--set={key}={one_line(params[key])}" for key in stage.params if key in params]
+
+
+def last_result(line: Any) -> Mapping[str, Any] | None:
+    """Return the result that a container's last line holds."""
+    try:
+        found = json.loads(line)
+    except (TypeError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

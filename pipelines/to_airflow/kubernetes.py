@@ -1,0 +1,113 @@
+"""A stage as a pod."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import AirflowFailException
+from kubernetes.client import models as k8s
+
+from pipelines.settings import S3_SCHEME, AirflowSettings
+from pipelines.stage import Resources, Stage
+from pipelines.to_airflow.backends import COMMAND, image_of, params_words
+from pipelines.to_airflow.links import MlflowLink
+from pipelines.to_airflow.operators import announce, stage_named, stage_words
+from pipelines.to_airflow.place import workspace
+
+_USER = 10001  # of the images
+_START_SECONDS = 900  # for a node to come and an image to be pulled
+
+
+def options_of(stage: Stage, settings: AirflowSettings) -> dict[str, Any]:
+    """Return a stage's pod: its image, limits, volumes, and the names of what holds its environment."""
+    volumes, mounts = _volumes(stage.resources, settings)
+    source = k8s.V1SecretEnvSource(name=settings.secret)
+    return {
+        "name": f"yolo-mlops-{stage.name}",
+        "namespace": settings.namespace,
+        "image": image_of(stage, settings),
+        "env_from": [k8s.V1EnvFromSource(secret_ref=source)],
+        "container_resources": _limits(stage.resources),
+        "volumes": volumes,
+        "volume_mounts": mounts,
+        "labels": {"app.kubernetes.io/name": "yolo-mlops", "app.kubernetes.io/component": stage.name},
+    }
+
+
+def _limits(resources: Resources) -> k8s.V1ResourceRequirements:
+    asked = {"cpu": f"{resources.cpu:g}", "memory": f"{resources.memory_gib:g}Gi"}
+    gpus = {"nvidia.com/gpu": str(resources.gpu)} if resources.gpu else {}
+    return k8s.V1ResourceRequirements(requests=asked, limits={**asked, **gpus})
+
+
+def _volumes(
+    resources: Resources, settings: AirflowSettings
+) -> tuple[list[k8s.V1Volume], list[k8s.V1VolumeMount]]:
+    """Return a folder for scratch files, memory for what processes share, and the claims of the settings."""
+    volumes = [k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource())]
+    mounts = [k8s.V1VolumeMount(name="scratch", mount_path="/tmp")]
+    if resources.shm_gib:
+        memory = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{resources.shm_gib:g}Gi")
+        volumes.append(k8s.V1Volume(name="shm", empty_dir=memory))
+        mounts.append(k8s.V1VolumeMount(name="shm", mount_path="/dev/shm"))
+    for number, (target, claim) in enumerate(settings.mounts.items()):
+        source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=True)
+        volumes.append(k8s.V1Volume(name=f"mount-{number}", persistent_volume_claim=source))
+        mounts.append(k8s.V1VolumeMount(name=f"mount-{number}", mount_path=target, read_only=True))
+    return volumes, mounts
+
+
+class PodStageOperator(KubernetesPodOperator):  # type: ignore[misc]
+    """Runs one stage in its image as an unprivileged user; the workspace is on S3.
+
+    Addresses and credentials come from the secret that the settings name: Airflow never sees them. A try that
+    finds the pod of an earlier one follows it.
+    """
+
+    template_fields: Sequence[str] = ("variant",)
+    operator_extra_links = (MlflowLink(),)
+
+    def __init__(self, *, stage: str, variant: str | None = None, **options: Any) -> None:
+        """``stage`` is its name in STAGES."""
+        fixed = {
+            "cmds": list(COMMAND),
+            "env_vars": {"PIPELINE_ORCHESTRATOR": "airflow", "HOME": "/tmp"},
+            "security_context": k8s.V1PodSecurityContext(
+                run_as_non_root=True,
+                run_as_user=_USER,
+                run_as_group=_USER,
+                fs_group=_USER,
+                seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
+            ),
+            "container_security_context": k8s.V1SecurityContext(
+                allow_privilege_escalation=False, capabilities=k8s.V1Capabilities(drop=["ALL"])
+            ),
+            "automount_service_account_token": False,
+            "do_xcom_push": False,
+            "startup_timeout_seconds": _START_SECONDS,
+            "on_finish_action": "delete_succeeded_pod",
+            "log_pod_spec_on_failure": False,
+        }
+        super().__init__(**{**options, **fixed})
+        self.stage = stage
+        self.variant = variant
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        """Run the pod to its end."""
+        self.prepare(context)
+        super().execute(context)
+        announce(self, context)
+
+    def prepare(self, context: Mapping[str, Any]) -> None:
+        """Set the arguments for this run: after templates were rendered, so none is.
+
+        Kubernetes puts variables of the pod where an argument says $(NAME); a doubled $ stays a $.
+        """
+        place = workspace(context["run_id"])
+        if not place.startswith(S3_SCHEME):
+            raise AirflowFailException("pods need YOLO_MLOPS_RUNS=s3://BUCKET/PREFIX: they share no folder")
+        words = stage_words(self.stage, self.variant, context, place)
+        sections = params_words(stage_named(self.stage))
+        self.arguments = [word.replace("$", "$$") for word in (words[0], *sections, *words[1:], "--json")]

@@ -1,0 +1,121 @@
+"""The tasks of the retrain DAG: the stages, between opening and closing the pipeline's run in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, task
+
+from pipelines.settings import AirflowSettings, params_file, read_params
+from pipelines.stage import Stage, in_order, upstream
+from pipelines.to_airflow.assets import DATASET, REGISTERED_MODEL
+from pipelines.to_airflow.backends import stage_operator
+from pipelines.to_airflow.failure import tell_failure
+from pipelines.to_airflow.form import filled_form, overrides
+from pipelines.to_airflow.links import OPEN
+from pipelines.to_airflow.operators import CommandOperator
+
+CLOSE = "close"
+_MAX_WAIT = timedelta(minutes=10)
+_COMMAND_HOURS = 1
+# These take a slot of the pool: they need the accelerator, or measure times.
+POOLED = ("train", "study", "export")
+
+
+def schedule_of(settings: AirflowSettings) -> Any:
+    """Return when retrain runs by itself: at a new dataset version, and by the clock if cron is set."""
+    if settings.schedule is None:
+        return [DATASET]
+    clock = CronTriggerTimetable(settings.schedule, timezone="UTC")
+    return AssetOrTimeSchedule(timetable=clock, assets=AssetAny(DATASET))
+
+
+def default_args(settings: AirflowSettings) -> dict[str, Any]:
+    """Return how every task is retried and bounded."""
+    return {
+        "retries": settings.retries,
+        "retry_delay": timedelta(seconds=settings.retry_seconds),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": _MAX_WAIT,
+        "execution_timeout": timedelta(hours=_COMMAND_HOURS),
+        "on_failure_callback": tell_failure,
+    }
+
+
+def add_tasks(stages: Sequence[Stage], settings: AirflowSettings) -> None:
+    """Add the tasks to the DAG that is being defined; those with ``foreach`` are mapped over the variants.
+
+    ``open`` and ``close`` are a setup and its teardown: Airflow runs a teardown whatever happened in
+    between, even when a person marks the whole run as failed.
+    """
+    plan = _plan()
+    opened = OpenRun(task_id=OPEN, doc_md="Open the pipeline's run in MLflow.").as_setup()
+    plan >> opened
+    tasks: dict[str, Any] = {}
+    for stage in in_order(stages):
+        tasks[stage.name] = _stage_task(stage, plan, settings)
+        opened >> tasks[stage.name]
+        for before in upstream(stage, stages):
+            tasks[before.name] >> tasks[stage.name]
+    close = CloseRun(task_id=CLOSE, doc_md="Close the pipeline's run in MLflow: FINISHED or FAILED.")
+    for made in tasks.values():
+        made >> close
+    close.as_teardown(setups=opened)
+
+
+def _stage_task(stage: Stage, plan: Any, settings: AirflowSettings) -> Any:
+    operator, options = stage_operator(stage, settings)
+    options |= {
+        "task_id": stage.name,
+        "stage": stage.name,
+        "pool": settings.pool if stage.name in POOLED else "default_pool",
+        "execution_timeout": timedelta(hours=settings.timeout_hours[stage.name]),
+        "outlets": [REGISTERED_MODEL] if stage.name == "register" else [],
+        "doc_md": _describe(stage),
+    }
+    if stage.foreach is None:
+        return operator(**options)
+    return operator.partial(**options, map_index_template="{{ task.variant }}").expand(variant=plan)
+
+
+def _describe(stage: Stage) -> str:
+    """Return what the task's page says."""
+    reads = ", ".join(f"`{path}`" for path in stage.inputs) or "the source that params.yaml or the form names"
+    writes = ", ".join(f"`{path}`" for path in stage.writes)
+    command = " ".join(stage.command("VARIANT" if stage.foreach else None))
+    return f"`{command}`\n\nReads {reads}.\n\nWrites {writes}."
+
+
+class OpenRun(CommandOperator):
+    """Opens the pipeline's run in MLflow."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of any task."""
+        super().__init__(kept=("mlflow_run_id", "experiment_id", "run_id"), **options)
+
+    def command(self, context: Mapping[str, Any]) -> list[str]:
+        """Return the command for this DAG run."""
+        return ["run-open", f"--run-id={context['run_id']}", f"--params={params_file()}"]
+
+
+class CloseRun(CommandOperator):
+    """Closes the pipeline's run in MLflow, by how the DAG run's tasks ended."""
+
+    def command(self, context: Mapping[str, Any]) -> list[str]:
+        """Return the command for this DAG run."""
+        run_id = context["run_id"]
+        states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[run_id]).get(run_id, {})
+        # A run that a person marks as failed has skipped tasks; nothing else skips any.
+        good = all(state == "success" for name, state in states.items() if name != self.task_id)
+        status = "FINISHED" if good else "FAILED"
+        return ["run-close", f"--run-id={run_id}", f"--status={status}", f"--params={params_file()}"]
+
+
+@task(task_id="plan", doc_md="Check the form, and list the variants to train.")  # type: ignore[untyped-decorator]
+def _plan(**context: Any) -> list[str]:
+    """Return the variants to train; refuses keys that are not in the form, which Airflow lets pass."""
+    form = filled_form(context)
+    overrides(form, str(read_params().get("dataset", {}).get("source", "builtin")))
+    return list(dict.fromkeys(form["variants"]))
