@@ -118,6 +118,8 @@ def _convert(value: Any, where: str, hint: Any) -> Any:
     if origin is Literal:
         if value in get_args(hint):
             return value
+        if value is False and "off" in get_args(hint):
+            return "off"  # YAML reads a bare off as false
         raise UsageError(f"params: {where} must be {_type_name(hint)}, not {value!r}")
     if origin is tuple:
         if not isinstance(value, list):
