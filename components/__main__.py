@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "search": ("components.train.search.command:search", "search for hyperparameters of one variant"),
     "promote": ("components.promote.promote:promote", "make a challenger the champion, if the gates pass"),
-    "lineage": ("components.lineage.command:lineage", "where a registered version comes from"),
+    "lineage": ("components.promote.lineage:lineage", "where a registered version comes from"),
     "run-open": ("components.tracking.command:run_open", "open the pipeline's run in MLflow until run-close"),
     "run-close": ("components.tracking.command:run_close", "end the pipeline's run in MLflow"),
     "rollback": ("components.promote.rollback:rollback", "make the champion before the champion again"),
