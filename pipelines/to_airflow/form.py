@@ -16,7 +16,10 @@ from pipelines.to_airflow.assets import DATASET
 VARIANTS = tuple(f"yolov5{size}{suffix}" for suffix in ("", "6") for size in "nsmlx")
 PRESETS = ("auto", "v6.0-low", "v6.0-scratch", "v6.0-high", "v6.0-finetune")
 ASK, AUTOMATICALLY, NO = "ask", "automatically", "no"
-_TEXT = {"type": ["null", "string"], "minLength": 1, "maxLength": 1000, "pattern": r"^[^\x00-\x1f\x7f]+$"}
+# In the dialects of Python and of browsers alike; Python's $ would let a last line break pass.
+END = r"(?![\s\S])"
+PRINTABLE = rf"^[^\x00-\x1f\x7f]+{END}"
+_TEXT = {"type": ["null", "string"], "minLength": 1, "maxLength": 1000, "pattern": PRINTABLE}
 _COUNT = {"type": ["null", "integer"], "minimum": 1}
 _LONGEST = 20_000  # characters of one argument; Linux takes no more than 131,071
 
@@ -35,7 +38,7 @@ FORM: dict[str, tuple[str, dict[str, Any]]] = {
         "",
         {
             **_TEXT,
-            "pattern": r"^[\w][\w./+-]*$",
+            "pattern": rf"^\w[\w./+-]*{END}",
             "title": "Dataset revision",
             "description": "tag, branch or commit: the REV of dvc://REPO@REV/PATH",
         },
@@ -161,7 +164,7 @@ def one_line(value: Any) -> str:
 
 def _check_key(key: str) -> None:
     """Refuse a key of ``overrides`` that is not ``section.key`` of what may be set."""
-    if not re.fullmatch(r"[a-z_]\w*(\.[\w.-]+)+", key):
+    if not re.fullmatch(r"[a-z]\w*(\.[\w.-]+)+", key):
         raise AirflowFailException(f"overrides: {key!r} is not written section.key")
     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
         raise AirflowFailException(f"overrides: {key} is set in params.yaml only")

@@ -125,7 +125,8 @@ class CommandOperator(BaseOperator):  # type: ignore[misc]
 
     def _check(self, code: int | None) -> None:
         if code in FINAL_CODES:
-            reason = (self.result or {}).get("error", "the message above says why")
+            said = self.result or {}
+            reason = said.get("error") or said.get("reason") or "the message above says why"
             raise AirflowFailException(f"exit code {code}: {reason}; not tried again")
         if code != 0:
             raise AirflowException("killed" if code is None else f"exit code {code}")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, task, task_group
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from pipelines.settings import params_file
+from pipelines.settings import S3_SCHEME, params_file
 from pipelines.to_airflow.assets import CHAMPION, REGISTERED_MODEL
-from pipelines.to_airflow.form import ASK, AUTOMATICALLY, NO
+from pipelines.to_airflow.form import ASK, AUTOMATICALLY, END, NO, PRINTABLE
 from pipelines.to_airflow.operators import CommandOperator
+from pipelines.to_airflow.place import runs, safe_name
 
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$"
-_REASON = r"^[^\x00-\x1f\x7f]+$"
-_KEPT = ("model", "version", "champion_before", "verdict", "passed", "reason", "rules", "report", "promoted")
+_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._ -]{0,198}[A-Za-z0-9._-])?" + END  # as the command takes it
+_KEPT = ("model", "version", "champion_before", "verdict", "reason", "rules", "report", "promoted")
 _HOURS = 2
 
 
@@ -29,7 +30,7 @@ def promote_form() -> dict[str, Param]:
         "version": Param(
             None,
             type=["null", "string"],
-            pattern=r"^[0-9]+$",
+            pattern=f"^[0-9]+{END}",
             title="Version",
             description="empty: the challenger",
         ),
@@ -44,7 +45,7 @@ def rollback_form() -> dict[str, Param]:
             type="string",
             minLength=3,
             maxLength=500,
-            pattern=_REASON,
+            pattern=PRINTABLE,
             title="Reason",
             description="for the record",
         ),
@@ -71,14 +72,16 @@ def candidates(**context: Any) -> list[dict[str, Any]]:
         extra = event.extra or {}
         model, version = extra.get("name"), extra.get("version")
         mode = extra.get("promote", ASK)
-        if not re.fullmatch(_NAME, str(model)) or not re.fullmatch("[0-9]+|None", str(version)):
-            raise AirflowFailException(f"event names no model and version: {model!r}, {version!r}")
+        if not isinstance(model, str) or not re.fullmatch(_NAME, model):
+            raise AirflowFailException(f"event names no model: {model!r}")
+        if version is not None and not re.fullmatch("[0-9]+", str(version)):
+            raise AirflowFailException(f"event names no version of {model}: {version!r}")
         if mode not in (ASK, AUTOMATICALLY, NO):
             raise AirflowFailException(
                 f"event: promote is {mode!r}; it is one of {ASK}, {AUTOMATICALLY}, {NO}"
             )
-        found[str(model)] = {
-            "model": str(model),
+        found[model] = {
+            "model": model,
             "version": None if version is None else str(version),
             "promote": mode,
             "run_id": extra.get("run_id"),
@@ -104,6 +107,7 @@ def one_model(candidate: Any) -> None:
         candidate=candidate,
         gate=gate.output,
         subject="Promotion",
+        params={"reason": Param("", type="string", maxLength=400, title="Reason, for the record")},
         fail_on_reject=True,
         retries=0,  # another try would ask again
         execution_timeout=None,  # it would bound the wait for the answer
@@ -129,15 +133,23 @@ class GateOperator(CommandOperator):
         self.candidate = candidate
 
     def command(self, _context: Mapping[str, Any]) -> list[str]:
-        """Return the command that changes nothing."""
+        """Return the command that changes nothing; it looks at the data of the run that made the model."""
         words = ["promote", f"--model={self.candidate['model']}", "--dry-run", f"--params={params_file()}"]
-        return words + ([f"--version={self.candidate['version']}"] if self.candidate["version"] else [])
+        words += [f"--version={self.candidate['version']}"] if self.candidate["version"] else []
+        return words + workspace_words(self.candidate["run_id"])
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        """Ask the gates; what is the champion already needs no further decision."""
+        found = super().execute(context) or {}
+        if found.get("version") is not None and found["version"] == found.get("champion_before"):
+            raise AirflowSkipException(str(found.get("reason")))
+        return {**found, "run_id": self.candidate["run_id"]}
 
 
 class GateApproval(ApprovalOperator):  # type: ignore[misc]
     """Asks a person, showing what the gate found; or nobody, if the run that made the model was told so.
 
-    Returns ``{"by": WHO}``; a rejection fails the task.
+    Returns ``{"by": WHO, "reason": WHY}``; a rejection fails the task.
     """
 
     template_fields: Sequence[str] = ("candidate", "gate")
@@ -152,7 +164,7 @@ class GateApproval(ApprovalOperator):  # type: ignore[misc]
         """Ask, and wait for the answer."""
         if self.candidate["promote"] == AUTOMATICALLY:
             self.log.info("not asked: run %s promotes automatically", self.candidate["run_id"])
-            return {"by": f"run {self.candidate['run_id']}, automatically"}
+            return {"by": "automatic", "reason": f"run {self.candidate['run_id']} promotes automatically"}
         gate = self.gate or {}
         before = gate.get("champion_before")
         over = f"in place of version {before}" if before else "as the first"
@@ -163,7 +175,10 @@ class GateApproval(ApprovalOperator):  # type: ignore[misc]
     def execute_complete(self, context: Mapping[str, Any], event: dict[str, Any]) -> dict[str, str]:
         """Return who approved."""
         super().execute_complete(context=context, event=event)
-        return {"by": str((event.get("responded_by_user") or {}).get("name") or "unknown")}
+        who = (event.get("responded_by_user") or {}).get("name") or "unknown"
+        comment = " ".join(str((event.get("params_input") or {}).get("reason") or "").split())
+        comment = "".join(letter for letter in comment if letter.isprintable())
+        return {"by": str(who), "reason": comment or "approved in Airflow"}
 
 
 class PromoteOperator(CommandOperator):
@@ -178,13 +193,16 @@ class PromoteOperator(CommandOperator):
         self.approval = approval
 
     def command(self, _context: Mapping[str, Any]) -> list[str]:
-        """Return the command; the gate decides once more, on the same version."""
+        """Return the command; the gates decide once more, on the same versions."""
         return [
             "promote",
             f"--model={self.gate['model']}",
             f"--version={self.gate['version']}",
+            f"--expect-champion={self.gate.get('champion_before') or 'none'}",
             f"--approve-by={self.approval['by']}",
+            f"--reason={self.approval['reason']}",
             f"--params={params_file()}",
+            *workspace_words(self.gate["run_id"]),
         ]
 
     def execute(self, context: Mapping[str, Any]) -> Any:
@@ -221,25 +239,23 @@ class RollbackOperator(CommandOperator):
         return kept
 
 
+def workspace_words(run_id: str | None) -> list[str]:
+    """Return the option that names a retrain run's folder, if this machine has it."""
+    if not run_id or runs().startswith(S3_SCHEME):
+        return []
+    folder = Path(runs()) / safe_name(str(run_id))
+    return [f"--workspace={folder}"] if folder.is_dir() else []
+
+
 def describe_gate(gate: Mapping[str, Any]) -> str:
     """Return what the gate found, as Markdown: its verdict, its reason, and a line per rule."""
-    lines = [
-        f"**{gate.get('verdict') or ('PASS' if gate.get('passed') else 'FAIL')}**",
-        "",
-        _text(gate.get("reason")),
-    ]
-    rules = gate.get("rules")
-    if isinstance(rules, list) and rules:
-        lines.append("")
-        lines += [f"- {_rule(rule)}" for rule in rules]
-    return "\n".join(lines)
+    head = [f"**{_text(gate.get('verdict'))}**", "", _text(gate.get("reason")), ""]
+    return "\n".join([*head, *(f"- {_rule(rule)}" for rule in gate.get("rules") or ())])
 
 
-def _rule(rule: Any) -> str:
-    if not isinstance(rule, Mapping):
-        return _text(rule)
-    name, status = rule.get("rule") or rule.get("name"), rule.get("status") or rule.get("verdict")
-    return _text(f"{name}: {status}, {rule.get('text') or rule.get('reason') or rule.get('message') or ''}")
+def _rule(rule: Mapping[str, Any]) -> str:
+    weight = "" if rule.get("severity") == "block" else f" ({rule.get('severity')})"
+    return _text(f"{rule.get('rule')}{weight}: {rule.get('verdict')}, {rule.get('text')}")
 
 
 def _text(value: Any) -> str:

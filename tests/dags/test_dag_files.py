@@ -129,6 +129,8 @@ def test_promotion_asks_the_gate_then_a_person(bag: Any) -> None:
         {"source": ""},
         {"overrides": "train.epochs=3"},
         {"source": "two\nlines"},
+        {"source": "a last line break\n"},
+        {"revision": "v1\n"},
         {"source": "null\0byte"},
         {"source": "x" * 1001},
         {"revision": "--upload-pack=x"},
