@@ -36,8 +36,8 @@ The version's tags repeat what is searched and compared: ``variant``, ``pipeline
 ``dataset.digest``, ``dataset.name``, ``dataset.source``, ``dataset.revision``, ``model.digest``,
 ``validation`` (passed or failed), ``evaluation.split``, ``evaluation.image_size``, ``metric.NAME``,
 ``params.digest``, ``run.STAGE`` (MLflow run ids), ``data.train.images``, ``data.train.boxes``,
-``latency.pytorch``, ``latency.FORMAT``, ``export.FORMAT.verdict`` and ``export.FORMAT.NAME`` of the figures in
-`EXPORT_FIGURES`, and the tags of `components.provenance`. A tag for what nobody stated is left out.
+``latency.pytorch``, ``latency.FORMAT``, ``export.FORMAT.verdict`` and ``export.FORMAT.NAME`` of the figures
+in `EXPORT_FIGURES`, and the tags of `components.provenance`. A tag for what nobody stated is left out.
 """
 
 from __future__ import annotations

@@ -5,47 +5,65 @@ It is code that MLflow runs when the model is loaded, so it may import only what
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from yolo_core.data.images import Pixels, decode_image, read_image
-from yolo_core.engine.detections import describe
-from yolo_core.engine.evaluate import EvalSettings, detect
-from yolo_core.errors import DataError
-from yolo_core.metrics.nms import NmsSettings
-from yolo_core.model.weights import load_checkpoint
-
-_LONGEST_PATH = 4096
-_DEFAULTS = {"conf": 0.25, "iou": 0.45, "max_det": 300}
+from yolo_core.data.inputs import InputRules, to_pixels
+from yolo_core.detector import BEST, CHECKPOINT, Detector, Request, request_of
+from yolo_core.errors import CheckpointError, DataError, UsageError
+from yolo_core.export.backends import FORMATS
 
 
-class Detector(PythonModel):  # type: ignore[misc]  # mlflow ships no types
-    """A YOLOv5 detector behind MLflow's pyfunc interface."""
+class RequestError(MlflowException):  # type: ignore[misc]  # mlflow ships no types
+    """The caller's fault, which MLflow's server answers with HTTP 400 and this message.
+
+    The server puts the whole request, megabytes of base64, in front of the message of what it catches; this
+    message stays as it is.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Take the message for the caller."""
+        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """What the caller is told."""
+        return str(self.args[0])
+
+    @message.setter
+    def message(self, text: str) -> None:
+        """Keep the message as it is."""
+
+
+class RegisteredDetector(PythonModel):  # type: ignore[misc]  # mlflow ships no types
+    """A YOLOv5 detector behind MLflow's pyfunc interface.
+
+    Its configuration, which ``load_model(..., model_config={...})`` overrides: ``format``, the backend that
+    "best" stands for, or "best" itself; ``order``, the backends that are tried; ``image_size``, the
+    checkpoint's; ``allow_paths``, whether a text may be a file's path; ``max_pixels`` of a picture;
+    ``max_size``, the largest ``size``.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint, or the export that the model's configuration names."""
-        settings = context.model_config or {}
-        model = load_checkpoint(context.artifacts["checkpoint"])
-        self.names: tuple[str, ...] = tuple(model.names)
-        self.image_size = int(settings.get("image_size", 640))
-        fmt = settings.get("format", "checkpoint")
-        # An export has one fixed input shape; the checkpoint takes the smallest that fits the images.
-        self.rectangular = fmt == "checkpoint"
-        self.model: Callable[..., Any]
-        if self.rectangular:
-            self.model = model.fuse()
-        else:
-            from yolo_core.export.backends import load
-
-            backend = load(fmt, Path(context.artifacts["exports"]))
-            self.model, self.image_size = backend, int(backend.metadata["image_size"])
+        """Find the checkpoint and the exports, and load what will be used unless a request says otherwise."""
+        self.settings = dict(context.model_config or {})
+        exports = Path(context.artifacts["exports"])
+        places = {CHECKPOINT: Path(context.artifacts["checkpoint"])}
+        for name, form in FORMATS.items():
+            if (exports / form.filename).exists():
+                places[name] = exports / form.filename
+        chosen = str(self.settings["format"])
+        order = self.settings["order"] if chosen == BEST else [chosen]
+        self.rules = InputRules(
+            allow_paths=bool(self.settings["allow_paths"]), max_pixels=int(self.settings["max_pixels"])
+        )
+        self.detector = Detector(places, order, int(self.settings["image_size"]))
+        self.detector.runner(Request())
 
     def predict(
         self, context: PythonModelContext, model_input: list[Any], params: dict[str, Any] | None = None
@@ -54,60 +72,29 @@ class Detector(PythonModel):  # type: ignore[misc]  # mlflow ships no types
 
         Args:
             context: MLflow's; not used.
-            model_input: images, each as JPEG or PNG bytes, the same in base64, a file's path, or an
-                (H, W, 3) BGR or (H, W) grey uint8 array.
-            params: ``conf``, the least score; ``iou``, the overlap above which the weaker of two boxes goes;
-                ``max_det``, the most boxes per image.
+            model_input: pictures in any form that `yolo_core.data.inputs.to_pixels` takes; over HTTP that is
+                base64.
+            params: as `yolo_core.detector.request_of` takes them: conf, iou, max_det, size, backend.
 
         Returns:
-            Per image what `yolo_core.engine.detections.describe` makes of its detections: dictionaries with
-            xyxy, score, class and name.
+            Per picture what `yolo_core.engine.detections.describe` makes of its detections: dictionaries with
+            xyxy in pixels of the picture, score, class and name.
 
         Raises:
-            DataError: an image does not decode; the message says which.
+            RequestError: a picture or a param is wrong; the message says which, and why.
         """
-        images = [to_pixels(item, index) for index, item in enumerate(model_input)]
-        if not images:
-            return []
-        chosen = {**_DEFAULTS, **(params or {})}
-        nms = NmsSettings(
-            confidence=float(chosen["conf"]), iou=float(chosen["iou"]), max_detections=int(chosen["max_det"])
-        )
-        settings = EvalSettings(image_size=self.image_size, rectangular=self.rectangular, nms=nms)
-        return [describe(rows, self.names) for rows in detect(self.model, images, settings)]
-
-
-def to_pixels(item: Any, index: int) -> Pixels:
-    """Turn one item of the input into (H, W, 3) BGR uint8; ``index`` names it in errors."""
-    name = f"image {index}"
-    if isinstance(item, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(item), name)
-    if isinstance(item, np.ndarray):
-        return _from_array(item, name)
-    if isinstance(item, Path):
-        return read_image(item)
-    if isinstance(item, str):
-        if len(item) < _LONGEST_PATH and Path(item).is_file():
-            return read_image(Path(item))
         try:
-            return decode_image(base64.b64decode(item.rpartition("base64,")[2], validate=True), name)
-        except binascii.Error:
-            shown = item if len(item) < 80 else f"{item[:77]}..."
-            raise DataError(f"{name} is neither a file nor base64: {shown}") from None
-    raise DataError(f"{name} is a {type(item).__name__}; give bytes, base64, a path or a uint8 array")
+            request = request_of(params or {}, int(self.settings["max_size"]))
+            if not model_input:
+                raise DataError("there is no image: inputs must be a list with one at least")
+            pictures = (
+                to_pixels(item, f"image {index}", self.rules) for index, item in enumerate(model_input)
+            )
+            return self.detector(pictures, request)
+        except CheckpointError as error:  # not the caller's fault
+            raise MlflowException(str(error)) from None
+        except (DataError, UsageError) as error:
+            raise RequestError(str(error)) from None
 
 
-def _from_array(array: np.ndarray[Any, Any], name: str) -> Pixels:
-    if array.dtype != np.uint8 or array.size == 0:
-        raise DataError(
-            f"{name}: an array must be uint8 and not empty, not {array.dtype} of shape {array.shape}"
-        )
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise DataError(f"{name}: an array must be (H, W, 3) BGR or (H, W) grey, not of shape {array.shape}")
-    pixels: Pixels = np.ascontiguousarray(array)
-    return pixels
-
-
-mlflow.models.set_model(Detector())
+mlflow.models.set_model(RegisteredDetector())

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
-from importlib.metadata import version as installed_version
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import cv2
 import mlflow
-import numpy as np
 
-import yolo_core
+from components.evidence import CARD, CARD_PAGE, FACTS, FOLDER, MATCHES
 from components.job import Job
-from components.provenance import provenance
+from components.register.card import card_page, card_text, summary
 from components.register.config import RegisterConfig
 from components.register.facts import Facts, gather
+from components.register.model import log_model
+from components.register.runs import source_runs
+from components.register.tags import version_tags
+from components.runner import orchestrator
 from components.store import mlflow_errors
-from components.tracking import TAG_DATASET, TAG_RUN
+from components.tracking.tags import TAG_MODEL, TAG_RUN
 from yolo_core.errors import DataError
 
 CHALLENGER = "challenger"
-TAG_MODEL = "model.digest"
-_ENTRY = Path(__file__).with_name("pyfunc.py")
-_REQUIRED = ("mlflow", "torch", "torchvision", "numpy", "opencv-python-headless", "safetensors", "pillow")
-_RUNTIME = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
+_DESCRIPTION = 5000  # characters that MLflow keeps
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +36,7 @@ def run(config: RegisterConfig, job: Job) -> dict[str, Any]:
 
     Raises:
         DataError: the checkpoint or a report is missing or broken.
+        GateError: the training failed, or has not ended.
         UnreachableError: MLflow or its artifact store stopped answering.
     """
     checkpoint = job.path("models/{variant}/best.safetensors")
@@ -45,13 +44,13 @@ def run(config: RegisterConfig, job: Job) -> dict[str, Any]:
         raise DataError(f"no checkpoint at {checkpoint}; run the train stage of {job.variant} again")
     facts = gather(job, checkpoint)
     name = f"{config.name_prefix}{facts.variant}"
-    tags = version_tags(facts, job.run_id)
     with mlflow_errors(job.tracker.uri):
         client = mlflow.MlflowClient()
-        version = _find_version(client, name, tags)
+        runs = source_runs(client, job, facts)
+        facts.document["lineage"] |= {"orchestrator": orchestrator(), "runs": runs}
+        version = _find_version(client, name, job.run_id, facts)
         if version is None:
-            model_uri = _log_model(config, job, facts, checkpoint)
-            version = str(mlflow.register_model(model_uri, name, tags=tags).version)
+            version = _register(client, name, config, job, facts)
         client.set_registered_model_alias(name, CHALLENGER, version)
     _log.info("registered %s version %s as %s", name, version, CHALLENGER)
     receipt = {
@@ -70,56 +69,35 @@ def run(config: RegisterConfig, job: Job) -> dict[str, Any]:
     return receipt
 
 
-def version_tags(facts: Facts, run_id: str) -> dict[str, str]:
-    """Return the tags of a registered version; `components.promote.gate` reads them."""
-    return {
-        TAG_RUN: run_id,
-        TAG_DATASET: facts.dataset_digest,
-        TAG_MODEL: facts.model_digest,
-        **provenance(),
-        "variant": facts.variant,
-        "validation": "passed" if facts.validated else "failed",
-        "evaluation.split": facts.split,
-        "evaluation.image_size": str(facts.image_size),
-        **{f"metric.{key}": f"{value:.6f}" for key, value in facts.metrics.items()},
-    }
-
-
-def _find_version(client: Any, name: str, tags: dict[str, str]) -> str | None:
+def _find_version(client: Any, name: str, run_id: str, facts: Facts) -> str | None:
     """Return the newest version with this run's id and this checkpoint's digest, if there is one."""
+    wanted = {TAG_RUN: run_id, TAG_MODEL: facts.model_digest}
     found = [
         int(entry.version)
         for entry in client.search_model_versions(f"name = '{name}'")
-        if all(entry.tags.get(key) == tags[key] for key in (TAG_RUN, TAG_MODEL)) and entry.status == "READY"
+        if all(entry.tags.get(key) == value for key, value in wanted.items()) and entry.status == "READY"
     ]
     return str(max(found)) if found else None
 
 
-def _log_model(config: RegisterConfig, job: Job, facts: Facts, checkpoint: Path) -> str:
-    """Log the pyfunc into this stage's run and return its address."""
-    with mlflow.start_run(run_id=job.tracker.run_id):
-        info = mlflow.pyfunc.log_model(
-            name=facts.variant,
-            python_model=str(_ENTRY),
-            code_paths=[str(Path(yolo_core.__file__).parent)],
-            artifacts={"checkpoint": str(checkpoint), "exports": str(job.path("exports/{variant}"))},
-            model_config={"format": config.format, "image_size": facts.image_size},
-            input_example=([_example_image()], {"conf": 0.25, "iou": 0.45, "max_det": 300}),
-            pip_requirements=requirements(config.format),
-            metadata={"model_digest": facts.model_digest, "dataset_digest": facts.dataset_digest},
-        )
-        mlflow.log_metrics(facts.metrics, model_id=info.model_id)
-    return str(info.model_uri)
+def _register(client: Any, name: str, config: RegisterConfig, job: Job, facts: Facts) -> str:
+    """Log the model with its evidence and make a version of it; returns the version's number."""
+    with tempfile.TemporaryDirectory() as scratch:
+        evidence = write_evidence(facts, name, Path(scratch) / FOLDER)
+        uri = log_model(config, job, facts, evidence)
+        job.tracker.log_artifact(evidence, FOLDER)
+    version = str(mlflow.register_model(uri, name, tags=version_tags(facts, job.run_id)).version)
+    text = summary(facts.document, f"{uri}/artifacts/{FOLDER}/{CARD_PAGE}")
+    client.update_model_version(name, version, text[:_DESCRIPTION])
+    return version
 
 
-def requirements(fmt: str) -> list[str]:
-    """Return the pinned packages that the registered model needs, without local build labels."""
-    names = (*_REQUIRED, *_RUNTIME.get(fmt, ()))
-    return [f"{name}=={installed_version(name).split('+')[0]}" for name in names]
-
-
-def _example_image() -> str:
-    """Return a small PNG in base64: a grey gradient."""
-    ramp = np.linspace(0, 255, 96, dtype=np.uint8)
-    encoded = cv2.imencode(".png", np.repeat(np.tile(ramp, (64, 1))[..., None], 3, axis=2))[1]
-    return base64.b64encode(encoded.tobytes()).decode("ascii")
+def write_evidence(facts: Facts, name: str, folder: Path) -> Path:
+    """Write the folder that `components.evidence` describes; returns it."""
+    folder.mkdir(parents=True)
+    text = json.dumps(facts.document, indent=2, allow_nan=False)
+    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
+    (folder / MATCHES).write_bytes(facts.matches.read_bytes())
+    (folder / CARD).write_text(card_text(facts.document, name), encoding="utf-8")
+    (folder / CARD_PAGE).write_text(card_page(facts.document, name), encoding="utf-8")
+    return folder

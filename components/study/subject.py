@@ -4,8 +4,8 @@ A name is
 
 - a path: a ``.pt`` or ``.safetensors`` checkpoint, an export (a file, or a folder of one format), or a folder
   that MLflow downloaded a registered model to
-- ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: what the registered model runs; another of its formats
-  where one is named
+- ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: what the registered model runs, its checkpoint where that
+  differs from machine to machine; another of its formats where one is named
 - ``runs:/RUN_ID/PATH``: an artifact of a run that is one of the above
 
 Checkpoints take any size and the smallest shape that holds a batch. Exports have one fixed shape: images are
@@ -26,6 +26,7 @@ import yaml
 from components.registry import REGISTRY
 from components.store import TrackingConfig, connect, download
 from yolo_core.data.coco import DetectionDataset
+from yolo_core.detector import BEST, CHECKPOINT
 from yolo_core.engine.inference import EvalSettings, Predictor, stride_of, usable_size
 from yolo_core.errors import CheckpointError, DataError, UsageError
 from yolo_core.export.backends import FORMATS, get_format, load_exported
@@ -35,7 +36,6 @@ from yolo_core.model.profile import count_parameters, gflops
 from yolo_core.model.variants import VARIANTS, get_variant
 from yolo_core.model.weights import load_checkpoint
 
-CHECKPOINT = "checkpoint"
 RUNS = "runs:/"
 _CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
 _SHOWN = 5  # names of classes in a message
@@ -235,6 +235,7 @@ def _registered(folder: Path, source: str, fmt: str | None) -> tuple[Path, str, 
         flavor = about["flavors"]["python_function"]
         artifacts = {key: folder / item["path"] for key, item in flavor["artifacts"].items()}
         chosen = fmt or str(flavor["config"]["format"])
+        chosen = CHECKPOINT if chosen == BEST else chosen  # the weights, as their study measured them
         path = artifacts["checkpoint"] if chosen == CHECKPOINT else artifacts["exports"]
         noted = folder / "registered_model_meta"
         meta = yaml.safe_load(noted.read_text(encoding="utf-8")) if noted.is_file() else {}

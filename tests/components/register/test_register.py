@@ -1,140 +1,37 @@
-"""Registration of a real model in a real registry, and the registered model at work."""
+"""Registration of a real model in a real registry."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
 import pytest
 
-from components.runner import Options, run_stage
-from components.store import TrackingConfig, connect
-from pipelines.stages import STAGES
-from yolo_core import load_checkpoint, save_checkpoint
-from yolo_core.engine.detections import describe
-from yolo_core.engine.evaluate import EvalSettings, detect
-from yolo_core.errors import DataError
-from yolo_core.export.backends import export
-from yolo_core.export.base import ExportSettings
-from yolo_core.metrics.nms import NmsSettings
-
-REGISTER = next(stage for stage in STAGES if stage.name == "register")
-NAME = "detector-yolov5n"
-SIZE = 320
-DIGEST = "sha256:" + "ab" * 32
+from components.evidence import CARD, CARD_PAGE, FOLDER, read_evidence
+from components.store import download
+from components.tracking.tags import TAG_MODEL, TAG_STAGE
+from tests.components.register.workspace import IMAGES, NAME, SIZE, Registered
+from yolo_core.data.coco import DetectionDataset
+from yolo_core.errors import DataError, GateError, UsageError
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A workspace whose model is registered, and the first receipt."""
-
-    root: Path
-    receipt: dict[str, Any]
-    client: Any
-
-    def register(self, run_id: str, *overrides: str) -> dict[str, Any]:
-        """Run the stage."""
-        options = Options(
-            params=self.root / "params.yaml",
-            workspace=str(self.root),
-            variant="yolov5n",
-            run_id=run_id,
-            overrides=(f"tracking.uri=sqlite:///{self.root}/mlflow.db", *overrides),
-        )
-        result: dict[str, Any] = run_stage(REGISTER, options)["result"]
-        return result
-
-
-def write_reports(root: Path, checkpoint: Path) -> None:
-    """Write what the stages before would say."""
-    point = {"image_size": SIZE, "map50": 0.45, "map": 0.28, "precision": 0.6, "recall": 0.5, "coco_ap": None}
-    reports = {
-        "reports/validation.json": {"success": True, "rules": []},
-        "reports/train/yolov5n.json": {"dataset_digest": DIGEST},
-        "reports/export/yolov5n.json": {},
-        "reports/study/yolov5n.json": {
-            "model_digest": f"sha256:{hashlib.sha256(checkpoint.read_bytes()).hexdigest()}",
-            "dataset_digest": DIGEST,
-            "split": "test",
-            "points": [{**point, "image_size": 160, "map50": 0.3}, point],
-            "best": {"image_size": SIZE, "map50": 0.45, "map": 0.28},
-        },
-    }
-    for name, content in reports.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content), encoding="utf-8")
-    (root / "reports" / "study.csv").touch()
-
-
-@pytest.fixture(scope="module")
-def registered(
-    tmp_path_factory: pytest.TempPathFactory, assets: Path, empty_store: Path, repo: Path
-) -> Registered:
-    root = tmp_path_factory.mktemp("registered")
-    shutil.copy(empty_store, root / "mlflow.db")
-    shutil.copy(repo / "params.yaml", root / "params.yaml")
-    checkpoint = root / "models" / "yolov5n" / "best.safetensors"
-    checkpoint.parent.mkdir(parents=True)
-    model = load_checkpoint(assets / "weights" / "yolov5n.pt")
-    save_checkpoint(model, checkpoint, {"image_size": SIZE})
-    exports = root / "exports" / "yolov5n"
-    exports.mkdir(parents=True)
-    export("torchscript", model, exports, ExportSettings(image_size=SIZE))
-    (exports / "parity.json").write_text("{}", encoding="utf-8")
-    write_reports(root, checkpoint)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-        client = connect(TrackingConfig(uri=f"sqlite:///{root}/mlflow.db", experiment="x"), root)
-        bare = Registered(root, {}, client)
-        return Registered(root, bare.register("first"), client)
-
-
-@pytest.fixture(scope="module")
-def model(registered: Registered) -> Any:
+@pytest.fixture(autouse=True)
+def _in_this_store(registered: Registered) -> None:
+    """Make the module's store MLflow's current one: a test of another may have changed that."""
     import mlflow
 
-    return mlflow.pyfunc.load_model(f"models:/{NAME}@challenger")
+    mlflow.set_tracking_uri(registered.uri)
+    mlflow.set_registry_uri(registered.uri)
 
 
-@pytest.fixture(scope="module")
-def photo(assets: Path) -> Path:
-    return sorted(assets.glob("coco128_yolo/**/*.jpg"))[0]
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    return download(f"models:/{NAME}/1", tmp_path)
 
 
-@pytest.fixture(scope="module")
-def expected(registered: Registered, photo: Path) -> list[dict[str, Any]]:
-    """What the checkpoint itself finds on the photo."""
-    checkpoint = load_checkpoint(registered.root / "models" / "yolov5n" / "best.safetensors")
-    settings = EvalSettings(image_size=SIZE, nms=NmsSettings())
-    found = describe(detect(checkpoint, [cv2.imread(str(photo))], settings)[0], checkpoint.names)
-    assert found, "the photo must show something"
-    return found
-
-
-def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
-    """Equal but for the rounding of a fused model."""
-    return len(first) == len(second) and all(
-        one["name"] == two["name"]
-        and one["class"] == two["class"]
-        and abs(one["score"] - two["score"]) < 2e-3
-        and np.allclose(one["xyxy"], two["xyxy"], atol=0.5)
-        for one, two in zip(first, second, strict=True)
-    )
-
-
-def test_the_receipt_and_the_version_agree(registered: Registered) -> None:
+def test_the_receipt_and_the_version_agree(registered: Registered, few_images: DetectionDataset) -> None:
     receipt = registered.receipt
     on_disk = json.loads((registered.root / "registry" / "yolov5n.json").read_text(encoding="utf-8"))
     assert {key: on_disk[key] for key in ("name", "version", "alias")} == {
@@ -142,20 +39,87 @@ def test_the_receipt_and_the_version_agree(registered: Registered) -> None:
         "version": "1",
         "alias": "challenger",
     }
-    assert receipt["dataset_digest"] == DIGEST
-    version = registered.client.get_model_version_by_alias(NAME, "challenger")
-    assert str(version.version) == receipt["version"]
-    assert version.tags["pipeline.run_id"] == "first"
-    assert version.tags["dataset.digest"] == DIGEST
-    assert version.tags["model.digest"] == receipt["model_digest"]
-    assert version.tags["metric.map50"] == "0.450000"
-    assert "metric.coco_ap" not in version.tags
-    assert version.tags["validation"] == "passed"
-    assert version.tags["evaluation.split"] == "test"
+    assert receipt["dataset_digest"] == few_images.digest
+    version = registered.client.get_model_version(NAME, "1")
     run = registered.client.get_run(receipt["mlflow_run_id"])
-    assert run.data.tags["pipeline.stage"] == "register"
+    assert run.data.tags[TAG_STAGE] == "register"
     assert version.run_id == run.info.run_id
     assert run.info.status == "FINISHED"
+    assert receipt["uri"] == f"models:/{NAME}/1"
+
+
+def test_the_tags_hold_what_gates_and_lineage_need(
+    registered: Registered, few_images: DetectionDataset
+) -> None:
+    tags = registered.client.get_model_version(NAME, "1").tags
+    assert (
+        tags.items()
+        >= {
+            "pipeline.run_id": "first",
+            "dataset.digest": few_images.digest,
+            "dataset.name": "coco-few",
+            "dataset.source": "https://***@example.org/c.zip",
+            "model.digest": registered.receipt["model_digest"],
+            "validation": "passed",
+            "evaluation.split": "test",
+            "evaluation.image_size": str(SIZE),
+            "data.train.images": str(IMAGES),
+            "data.train.boxes": str(few_images.splits["train"].boxes),
+            "export.torchscript.verdict": "PASS",
+            "export.torchscript.megabytes": "7.5",
+            "latency.torchscript": "20.0",
+            "latency.pytorch": "50.0",
+            "run.register": registered.receipt["mlflow_run_id"],
+            "metric.precision": "0.600000",
+        }.items()
+    )
+    assert tags["params.digest"].startswith("sha256:")
+    assert tags["source.digest"].startswith("sha256:")
+    assert "environment.lock" in tags
+    assert "dataset.revision" not in tags, "nobody named one"
+    assert "hunter2" not in json.dumps(tags)
+
+
+def test_the_evidence_travels_in_the_version(
+    registered: Registered, few_images: DetectionDataset, tmp_path: Path
+) -> None:
+    evidence = read_evidence(NAME, "1", tmp_path)
+    assert evidence.matches.truth_counts.shape == (IMAGES, 80)
+    assert set(evidence.names) == set(few_images.names)
+    found = evidence.facts["evaluation"]
+    spread = found["intervals"]["coco_ap"]
+    assert spread["low"] < spread["value"] < spread["high"]
+    assert spread["value"] == pytest.approx(found["metrics"]["coco_ap"], abs=1e-4)
+    zebra = next(row for row in found["per_class"] if row["name"] == "zebra")
+    assert zebra["train_instances"] == 3
+    person = next(row for row in found["per_class"] if row["name"] == "person")
+    assert person["coco_ap"]["low"] <= person["coco_ap"]["value"] <= person["coco_ap"]["high"]
+    assert person["images"] > 0
+    assert evidence.facts["export"]["order"] == ["torchscript", "checkpoint"]
+    assert evidence.facts["params"]["train"]["epochs"] > 0
+    assert "tracking" not in evidence.facts["params"]
+    text = json.dumps(evidence.facts)
+    assert "hunter2" not in text
+
+
+def test_evidence_that_is_not_there_is_said(registered: Registered, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"models:/{NAME}/77"):
+        read_evidence(NAME, "77", tmp_path)
+
+
+def test_the_card_is_in_the_version_and_in_the_run(registered: Registered, files: Path) -> None:
+    card = (files / "artifacts" / FOLDER / CARD).read_text(encoding="utf-8")
+    assert f"# {NAME}: yolov5n on coco-few" in card
+    assert f'mlflow.pyfunc.load_model("models:/{NAME}@champion")' in card
+    assert "Licence of the weights: not stated" in card
+    assert "hunter2" not in card
+    page = (files / "artifacts" / FOLDER / CARD_PAGE).read_text(encoding="utf-8")
+    assert "<h2>Limits</h2>" in page
+    listed = registered.client.list_artifacts(registered.receipt["mlflow_run_id"], FOLDER)
+    assert {Path(item.path).name for item in listed} == {"evidence.json", "matches.npz", CARD, CARD_PAGE}
+    description = registered.client.get_model_version(NAME, "1").description
+    assert "COCO AP" in description
+    assert CARD_PAGE in description
 
 
 def test_a_retry_registers_once_and_a_new_run_again(registered: Registered) -> None:
@@ -163,122 +127,74 @@ def test_a_retry_registers_once_and_a_new_run_again(registered: Registered) -> N
     assert len(registered.client.search_model_versions(f"name = '{NAME}'")) == 1
     assert registered.register("second")["version"] == "2"
     assert registered.client.get_registered_model(NAME).aliases == {"challenger": 2}
+    first = registered.client.get_model_version(NAME, "1")
+    assert first.tags["pipeline.run_id"] == "first"
 
 
-def test_nothing_in_the_model_is_pickled(registered: Registered, model: Any) -> None:
+def test_nothing_in_the_model_is_pickled(registered: Registered, files: Path) -> None:
     import mlflow
 
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/1"))
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"pyfunc.py", "artifacts/best.safetensors", "code/yolo_core/errors.py"} <= files
-    assert "artifacts/yolov5n/parity.json" in files
-    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".pyc", ".pt"))]
-    pinned = (folder / "requirements.txt").read_text(encoding="utf-8").split()
+    names = {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
+    assert {"pyfunc.py", "artifacts/best.safetensors", "code/yolo_core/errors.py"} <= names
+    assert "artifacts/yolov5n/parity.json" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pyc", ".pt"))]
+    pinned = (files / "requirements.txt").read_text(encoding="utf-8").split()
     assert all("==" in line and "+" not in line for line in pinned)
-    assert {line.split("==")[0] for line in pinned} >= {
-        "torch",
-        "numpy",
-        "safetensors",
-        "opencv-python-headless",
+    assert {"torch", "numpy", "safetensors"} <= {line.split("==")[0] for line in pinned}
+    signature = mlflow.models.get_model_info(f"models:/{NAME}/1").signature
+    assert {entry["name"]: (entry["type"], entry["default"]) for entry in signature.params.to_dict()} == {
+        "conf": ("double", 0.25),
+        "iou": ("double", 0.45),
+        "max_det": ("long", 300),
+        "size": ("long", 0),
+        "backend": ("string", "best"),
     }
-    inputs = model.metadata.signature.params.to_dict()
-    assert {entry["name"]: entry["default"] for entry in inputs} == {
-        "conf": 0.25,
-        "iou": 0.45,
-        "max_det": 300,
+
+
+@pytest.mark.parametrize("status", ["FAILED", "RUNNING"])
+@pytest.mark.parametrize("pipeline", ["the same", "an earlier one"])
+def test_a_training_that_did_not_end_well_is_not_registered(
+    registered: Registered, few_images: DetectionDataset, status: str, pipeline: str
+) -> None:
+    client, run_id = registered.client, f"{status} {pipeline}"
+    experiment = client.get_run(registered.receipt["mlflow_run_id"]).info.experiment_id
+    tags = {
+        TAG_STAGE: "train",
+        "pipeline.variant": "yolov5n",
+        TAG_MODEL: registered.receipt["model_digest"],
+        "dataset.digest": few_images.digest,
     }
-    assert model.metadata.saved_input_example_info is not None
+    if pipeline == "the same":
+        with pytest.raises(UsageError, match="tensorrt"):  # makes the pipeline's run, and no version
+            registered.register(run_id, "register.format=tensorrt")
+        found = client.search_runs([experiment], f"tags.`pipeline.run_id` = '{run_id}'")
+        parent = next(run for run in found if run.data.tags["pipeline.role"] == "pipeline")
+        tags["mlflow.parentRunId"] = parent.info.run_id
+    train = client.create_run(experiment, tags=tags)
+    client.update_run(train.info.run_id, status=status)
+    try:
+        with pytest.raises(GateError, match=f"its run {train.info.run_id} is {status}"):
+            registered.register(run_id)
+    finally:
+        client.delete_run(train.info.run_id)
+    versions = client.search_model_versions(f"name = '{NAME}'")
+    assert not [entry for entry in versions if entry.tags["pipeline.run_id"] == run_id]
 
 
-def test_every_kind_of_input(model: Any, photo: Path, expected: list[dict[str, Any]]) -> None:
-    content = photo.read_bytes()
-    text = base64.b64encode(content).decode()
-    pixels = cv2.imread(str(photo))
-    answers = model.predict([content, text, f"data:image/jpeg;base64,{text}", str(photo), pixels])
-    assert len(answers) == 5
-    assert all(same(answer, expected) for answer in answers)
-    assert same(model.predict(pd.DataFrame({"image": [text]}))[0], expected)
-    assert model.predict([np.full((40, 60), 114, np.uint8)]) == [[]]
-    assert json.loads(json.dumps(answers)) == answers
+def test_a_format_that_was_not_exported_is_refused(registered: Registered) -> None:
+    with pytest.raises(UsageError, match="what was exported is torchscript"):
+        registered.register("no such format", "register.format=openvino")
 
 
-def test_params_reach_the_suppression(model: Any, photo: Path, expected: list[dict[str, Any]]) -> None:
-    (few,) = model.predict([str(photo)], params={"max_det": 1})
-    assert same(few, expected[:1])
-    (sure,) = model.predict([str(photo)], params={"conf": 0.99})
-    assert sure == []
-
-
-@pytest.mark.parametrize(
-    ("item", "message"),
-    [
-        ("no such file", "image 1 is neither a file nor base64: no such file"),
-        ("aGVsbG8=", "image 1 does not decode"),
-        (b"", "image 1 does not decode"),
-        (np.zeros((4, 4, 3)), "must be uint8"),
-        (np.zeros((4, 4, 4), np.uint8), r"must be \(H, W, 3\)"),
-        (3, "image 1 is a int"),
-    ],
-)
-def test_a_wrong_item_is_named(model: Any, photo: Path, item: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        model.unwrap_python_model().predict(None, [photo.read_bytes(), item])
-
-
-def test_it_loads_where_this_repository_is_not(
-    registered: Registered, photo: Path, expected: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    """Another process, another folder, unpickling forbidden: all code comes from the model."""
-    code = (
-        "import json, sys, mlflow\n"
-        "mlflow.set_tracking_uri(sys.argv[1])\n"
-        "model = mlflow.pyfunc.load_model(sys.argv[2])\n"
-        "found = model.predict([sys.argv[3]])[0]\n"
-        "import yolo_core\n"
-        "print(json.dumps([yolo_core.__file__, 'components' in sys.modules, found]))"
-    )
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MLFLOW"))}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code,
-            f"sqlite:///{registered.root}/mlflow.db",
-            f"models:/{NAME}/1",
-            str(photo),
-        ],
-        cwd=tmp_path,
-        env={**env, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    home, has_components, found = json.loads(done.stdout.splitlines()[-1])
-    assert Path(home).is_relative_to(registered.root / "mlartifacts")
-    assert not has_components
-    assert same(found, expected)
-
-
-def test_predict_draws_from_the_registry(
-    registered: Registered, launch: Any, photo: Path, expected: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    store = ("--params", registered.root / "params.yaml", "--workspace", registered.root)
-    done = launch("predict", "--model", f"models:/{NAME}/1", *store, "--out", tmp_path, "--json", photo)
-    assert done.code == 0, done.err
-    (image,) = done.result["images"]
-    assert same(image["detections"], expected)
-    assert Path(image["output"]).is_file()
-
-
-def test_an_export_can_be_what_runs(
-    registered: Registered, photo: Path, expected: list[dict[str, Any]]
-) -> None:
-    """TorchScript has a fixed square input, so boxes differ a little from the rectangular checkpoint's."""
-    import mlflow
-
-    receipt = registered.register("exported", "register.format=torchscript")
-    (found,) = mlflow.pyfunc.load_model(receipt["uri"]).predict([str(photo)])
-    assert found
-    assert found[0]["name"] == expected[0]["name"]
-    assert np.allclose(found[0]["xyxy"], expected[0]["xyxy"], atol=12)
+def test_matches_of_another_checkpoint_are_refused(registered: Registered) -> None:
+    path = registered.root / "reports/study/yolov5n.npz"
+    whole = path.read_bytes()
+    with np.load(path) as file:
+        columns: dict[str, Any] = dict(file)
+    about = json.loads(str(columns["about"])) | {"model_digest": "sha256:0"}
+    np.savez_compressed(path, **{**columns, "about": np.array(json.dumps(about))})
+    try:
+        with pytest.raises(DataError, match="measured another checkpoint"):
+            registered.register("other matches")
+    finally:
+        path.write_bytes(whole)
