@@ -4,8 +4,8 @@ A name is
 
 - a path: a ``.pt`` or ``.safetensors`` checkpoint, an export (a file, or a folder of one format), or a folder
   that MLflow downloaded a registered model to
-- ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: what the registered model runs, its checkpoint where that
-  differs from machine to machine; another of its formats where one is named
+- ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: what the registered model runs, or its checkpoint where
+  that differs from machine to machine; another of its formats where one is named
 - ``runs:/RUN_ID/PATH``: an artifact of a run that is one of the above
 
 Checkpoints take any size and the smallest shape that holds a batch. Exports have one fixed shape: images are
