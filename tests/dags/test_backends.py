@@ -1,0 +1,216 @@
+"""A stage as a container or a pod: what Docker and Kubernetes would be asked; neither is needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import pipelines
+from pipelines.settings import load_settings, read_params
+from pipelines.stages import STAGES
+from pipelines.to_airflow.backends import stage_operator
+from pipelines.to_airflow.operators import stage_named
+from pipelines.to_airflow.place import safe_name, workspace
+from tests.dags.contexts import RUN_ID, context
+
+SECRET = "planted-secret"
+SERVER = "http://mlflow:5000"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: Any) -> Any:
+    """Return a function that chooses a backend, with a claim or folder that all stages see."""
+
+    def choose(backend: str) -> Any:
+        params = read_params()
+        params["airflow"] |= {"registry": "registry.example/team", "mounts": {"/data": "datasets"}}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        monkeypatch.setenv("YOLO_MLOPS_PARAMS", str(tmp_path / "params.yaml"))
+        monkeypatch.setenv("YOLO_MLOPS_BACKEND", backend)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        return load_settings()
+
+    return choose
+
+
+def operator(stage: str, settings: Any, **options: Any) -> Any:
+    kind, own = stage_operator(stage_named(stage), settings)
+    variant = "yolov5n" if stage_named(stage).foreach else None
+    return kind(task_id=stage, stage=stage, variant=variant, **own, **options)
+
+
+@pytest.mark.parametrize("backend", ["docker", "kubernetes"])
+def test_dags_load_with_each_backend(backend: str, settings: Any, repo: Path) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    pool = settings(backend).pool
+    bag = DagBag(dag_folder=str(repo / "dags"), known_pools={"default_pool", pool})
+    assert bag.import_errors == {}
+    assert not bag.dag_warnings
+    tasks = bag.dags["retrain"].task_dict
+    kinds = {type(tasks[stage.name]).__name__ for stage in STAGES if not stage.foreach}
+    assert kinds == {"DockerStageOperator" if backend == "docker" else "PodStageOperator"}
+    assert SECRET not in str(DagSerialization.to_dict(bag.dags["retrain"]))
+
+
+def test_container_of_a_stage(settings: Any, runs: Path) -> None:
+    made = operator("train", settings("docker"))
+    text = "{{ 7 * 7 }} $(AWS_SECRET_ACCESS_KEY)"
+    given = context(params={"epochs": 3, "pretrained": text})
+    made.render_template_fields(given)
+    made.prepare(given)
+    stage = stage_named("train")
+    assert made.image == f"registry.example/team/{pipelines.IMAGE}-train-cpu"
+    assert made.cpus == stage.resources.cpu
+    assert made.mem_limit == f"{stage.resources.memory_gib:g}g"
+    assert made.shm_size == stage.resources.shm_gib * 2**30
+    assert made.command[:4] == ["python", "-m", "components", "train"]
+    assert made.command[4].startswith("--set=train={"), "the params in force, whatever the image holds"
+    assert yaml.safe_load(made.command[4].removeprefix("--set=train=")) == read_params()["train"]
+    assert made.command[5:] == [
+        "--workspace=/work",
+        f"--run-id={RUN_ID}",
+        "--variant=yolov5n",
+        f"--set=train.pretrained='{text}'",
+        "--set=train.epochs=3",
+        "--set=variants=[yolov5n]",
+        "--json",
+    ]
+    mounts = {mount["Target"]: mount for mount in made.mounts}
+    assert mounts["/work"]["Source"] == str(runs / safe_name(RUN_ID))
+    assert mounts["/data"]["ReadOnly"]
+    assert made.privileged is False
+    if os.getuid():
+        assert made.user == f"{os.getuid()}:{os.getgid()}"
+    assert made._private_environment["AWS_SECRET_ACCESS_KEY"] == SECRET
+    assert SECRET not in str((made.command, made.environment, made.container_name))
+
+
+def test_container_that_is_left_behind_is_found_by_its_name(settings: Any, monkeypatch: Any) -> None:
+    from docker.errors import NotFound
+
+    there, calls = set(), []
+
+    class Client:
+        def stop(self, name: str, timeout: int) -> None:
+            if name not in there:
+                raise NotFound("no such container")
+            calls.append(("stop", name))
+
+        def remove_container(self, name: str, force: bool) -> None:
+            calls.append(("remove", name))
+
+    made = operator("train", settings("docker"))
+    monkeypatch.setattr(type(made), "cli", Client())
+    made.prepare(context())
+    made._remove_left_behind()
+    assert calls == []
+    there.add(made.container_name)
+    again = operator("train", settings("docker"))
+    again.prepare(context())
+    again._remove_left_behind()
+    assert calls == [("stop", made.container_name), ("remove", made.container_name)]
+    other = operator("train", settings("docker"))
+    other.prepare(context(run_id="another"))
+    assert other.container_name != made.container_name
+
+
+@pytest.mark.parametrize(("code", "final"), [(1, True), (2, True), (3, False), (137, False)])
+def test_container_that_fails(code: int, final: bool, settings: Any, monkeypatch: Any) -> None:
+    from airflow.providers.docker.exceptions import DockerContainerFailedException
+    from airflow.providers.docker.operators.docker import DockerOperator
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    def fail(*_: Any) -> None:
+        logs = ["working", '{"error": "bad boxes", "exit_code": 1}']
+        raise DockerContainerFailedException(f"Docker container failed: {{'StatusCode': {code}}}", logs=logs)
+
+    made = operator("validate", settings("docker"))
+    monkeypatch.setattr(DockerOperator, "execute", fail)
+    monkeypatch.setattr(type(made), "_remove_left_behind", lambda self: None)
+    with pytest.raises(AirflowException) as caught:
+        made.execute(context())
+    assert isinstance(caught.value, AirflowFailException) is final
+    assert not final or "bad boxes" in str(caught.value)
+
+
+def test_container_needs_a_server(settings: Any, monkeypatch: Any) -> None:
+    made = operator("dataset", settings("docker"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(Exception, match="containers need MLFLOW_TRACKING_URI=http://HOST:PORT"):
+        made.prepare(context())
+
+
+def test_pod_of_a_stage(settings: Any, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("YOLO_MLOPS_RUNS", "s3://bucket/runs")
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    made = operator("train", settings("kubernetes"))
+    given = context(params={"source": "$(AWS_SECRET_ACCESS_KEY) {{ 7 * 7 }}"})
+    made.render_template_fields(given)
+    made.prepare(given)
+    made.dry_run()
+    shown = capsys.readouterr().out
+    pod = yaml.safe_load(shown[shown.index("api_version:") :])
+    spec, (container,) = pod["spec"], pod["spec"]["containers"]
+    assert container["image"] == f"registry.example/team/{pipelines.IMAGE}-train-cpu"
+    assert container["command"] == ["python", "-m", "components"]
+    assert f"--workspace=s3://bucket/runs/{safe_name(RUN_ID)}" in container["args"]
+    assert "--set=dataset.source='$$(AWS_SECRET_ACCESS_KEY) {{ 7 * 7 }}'" in container["args"], (
+        "Kubernetes would put the variable's value where $(NAME) is"
+    )
+    assert spec["security_context"]["run_as_non_root"] is True
+    assert spec["security_context"]["run_as_user"] == 10001
+    assert container["security_context"]["allow_privilege_escalation"] is False
+    assert container["security_context"]["capabilities"] == {"drop": ["ALL"]}
+    assert spec["automount_service_account_token"] is False
+    resources = stage_named("train").resources
+    assert container["resources"]["limits"] == {
+        "cpu": f"{resources.cpu:g}",
+        "memory": f"{resources.memory_gib:g}Gi",
+    }
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["shm"]["empty_dir"] == {"medium": "Memory", "size_limit": f"{resources.shm_gib:g}Gi"}
+    places = {mount["mount_path"]: mount for mount in container["volume_mounts"]}
+    assert places["/dev/shm"]["name"] == "shm"
+    assert places["/data"]["read_only"] is True
+    assert container["env_from"] == [{"secret_ref": {"name": "yolo-mlops"}}]
+    assert SECRET not in str(pod)
+
+
+def test_pod_asks_for_gpus(settings: Any, monkeypatch: Any) -> None:
+    from dataclasses import replace
+
+    from pipelines.to_airflow.kubernetes import options_of
+
+    stage = stage_named("train")
+    stage = replace(stage, resources=replace(stage.resources, gpu=2))
+    options = options_of(stage, settings("kubernetes"))
+    assert options["container_resources"].limits["nvidia.com/gpu"] == "2"
+
+
+def test_pod_needs_a_bucket(settings: Any) -> None:
+    made = operator("dataset", settings("kubernetes"))
+    with pytest.raises(Exception, match="pods need YOLO_MLOPS_RUNS=s3://"):
+        made.prepare(context())
+
+
+def test_pod_tells_of_the_model_without_its_version(settings: Any, monkeypatch: Any) -> None:
+    """A pod returns nothing; the promote DAG then takes the challenger."""
+    from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+
+    from pipelines.to_airflow.assets import REGISTERED_MODEL
+
+    monkeypatch.setenv("YOLO_MLOPS_RUNS", "s3://bucket/runs")
+    made = operator("register", settings("kubernetes"), outlets=[REGISTERED_MODEL])
+    monkeypatch.setattr(KubernetesPodOperator, "execute", lambda self, context: None)
+    given = context()
+    made.execute(given)
+    extra = given["outlet_events"][REGISTERED_MODEL].extra
+    assert extra == {"name": "detector-yolov5n", "version": None, "run_id": RUN_ID, "promote": "ask"}
+    assert workspace(RUN_ID).startswith("s3://"), "no folder was made"
