@@ -157,6 +157,45 @@ def plot_classes(names: tuple[str, ...], counts: Mapping[str, list[int]], target
     figure.savefig(target, format="png", dpi=100)
 
 
+def plot_exports(formats: Mapping[str, Mapping[str, Any]], pytorch: Mapping[str, Any], path: Path) -> None:
+    """Draw each export's AP, with the interval of its difference to PyTorch, over milliseconds per picture.
+
+    The AP drawn is PyTorch's, as validation measures it, plus the difference, so that formats that suppress
+    inside the file, and are compared with another suppression, stand on the same scale.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    base = float(pytorch.get("ap", 0.0))
+    if pytorch.get("detect_ms"):
+        axes.plot([pytorch["detect_ms"]], [100 * base], "k*", markersize=13, label="PyTorch")
+    axes.axhline(100 * base, color="0.6", linestyle="--", linewidth=1)
+    marks = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^"}
+    for index, (name, row) in enumerate(formats.items()):
+        if row.get("detect_ms") is None or "ap_difference" not in row:
+            continue
+        value, low, high = (100 * row[f"ap_difference{end}"] for end in ("", "_low", "_high"))
+        axes.errorbar(
+            [row["detect_ms"]],
+            [100 * base + value],
+            yerr=[[max(value - low, 0)], [max(high - value, 0)]],
+            marker=marks.get(str(row["precision"]), "x"),
+            color=f"C{index % 10}",
+            markerfacecolor=f"C{index % 10}" if row["verdict"] == "PASS" else "none",
+            capsize=3,
+            linestyle="none",
+            label=f"{name} ({row['precision']})",
+        )
+    axes.set(xlabel="milliseconds from picture to detections", ylabel="AP@.5:.95, points", xlim=(0, None))
+    axes.set_title(
+        "AP over time; hollow: not passed; bars: interval of the difference to PyTorch", fontsize=10
+    )
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
 def _legend(figure: Figure, axes: Axes, outside: bool, title: str = "") -> None:
     """Put the legend beside the plot where every class has a line in it, else inside."""
     if outside:

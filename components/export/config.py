@@ -4,41 +4,91 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMATS = ("torchscript", "onnx", "openvino")
-SPLITS = ("auto", "test", "val", "train")
+from yolo_core.export.backends import FORMATS
+from yolo_core.export.parity import Limits
+from yolo_core.export.parity_verdict import Enough
+from yolo_core.metrics.nms import NmsSettings
+
+SPLITS = ("auto", "val", "test", "train")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InsideNms:
+    """What formats keep that suppress inside the file: detections above a confidence that overlap little."""
+
+    confidence: float
+    iou: float
+    max_detections: int
+
+    def __post_init__(self) -> None:
+        """Check the ranges; ValueError names the field."""
+        _ = self.settings
+
+    @property
+    def settings(self) -> NmsSettings:
+        """As the library takes them."""
+        return NmsSettings(confidence=self.confidence, iou=self.iou, max_detections=self.max_detections)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecisionLimits:
+    """What a format may differ by, by the precision that it runs in."""
+
+    fp32: Limits
+    fp16: Limits
+    bf16: Limits
+    int8: Limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """What is exported and how equal it must be to PyTorch in float32.
+    """What is exported, how equal it must be to PyTorch in float32, and what evidence that takes.
 
     Attributes:
-        formats: any of torchscript, onnx, openvino.
+        formats: names of `yolo_core.export.backends.FORMATS`.
         image_size: height and width in pixels, rounded up to a multiple of the largest stride; null takes
             the training size.
         batch_size: images per call.
+        dynamic: leave batch, height and width open; formats that cannot refuse.
         opset: of ONNX; the file has it or the stage fails.
+        simplify: let onnxslim simplify ONNX graphs.
+        nms: of formats that suppress inside the file.
+        calibration_images: of the training split, for int8.
         licence: of the weights, written into the files; null says that none was stated.
-        parity_split: split whose images are compared first; auto, and where a split is absent or too small,
-            takes test, then val, then train.
-        parity_images: how many are compared, evenly spread over a split.
-        max_box_error: of any raw box coordinate, in pixels.
-        max_score_error: of any raw score, in 0..1.
-        min_matched: share of detections after NMS with a counterpart, in 0..1.
+        split: whose truth the AP is of; auto, or where it is absent, takes val, then test, then train.
+        ap_images: how many of it at most, evenly spread; null takes all.
+        parity_images: on how many raw outputs and detections are compared, evenly spread over the same split,
+            and over others where it has too few.
+        limits: by precision.
+        enough: evidence that a verdict needs.
+        resamples: of the bootstrap that gives the intervals of AP differences.
+        strict: whether INSUFFICIENT fails the stage, too.
         latency_runs: calls whose median is the latency.
+        latency_batch: images per call of the second latency.
+        at_once: formats that are written and checked at a time, each in a process of its own.
+        minutes: after which a process is stopped.
     """
 
     formats: tuple[str, ...]
     image_size: int | None
     batch_size: int
+    dynamic: bool
     opset: int
+    simplify: bool
+    nms: InsideNms
+    calibration_images: int
     licence: str | None
-    parity_split: str
+    split: str
+    ap_images: int | None
     parity_images: int
-    max_box_error: float
-    max_score_error: float
-    min_matched: float
+    limits: PrecisionLimits
+    enough: Enough
+    resamples: int
+    strict: bool
     latency_runs: int
+    latency_batch: int
+    at_once: int
+    minutes: float
 
     def __post_init__(self) -> None:
         """Check what a type cannot."""
@@ -47,15 +97,23 @@ class ExportConfig:
             raise ValueError(
                 f"formats: choose from {', '.join(FORMATS)}, each once, got {list(self.formats)}"
             )
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"image_size must be 1 or more, got {self.image_size}")
-        for name in ("batch_size", "opset", "parity_images", "latency_runs"):
+        for name in ("image_size", "ap_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, or null, got {value}")
+        for name in (
+            "batch_size",
+            "opset",
+            "calibration_images",
+            "parity_images",
+            "resamples",
+            "latency_runs",
+            "latency_batch",
+            "at_once",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.parity_split not in SPLITS:
-            raise ValueError(f"parity_split is {self.parity_split!r}; choose one of {', '.join(SPLITS)}")
-        for name in ("max_box_error", "max_score_error"):
-            if not getattr(self, name) >= 0:  # not a number fails too
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.min_matched <= 1:
-            raise ValueError(f"min_matched must lie in 0..1, got {self.min_matched}")
+        if self.split not in SPLITS:
+            raise ValueError(f"split is {self.split!r}; choose one of {', '.join(SPLITS)}")
+        if not self.minutes > 0:
+            raise ValueError(f"minutes must be more than 0, got {self.minutes}")

@@ -3,168 +3,211 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from components.export.config import ExportConfig
-from components.export.images import pick_images
-from components.export.report import write_report
+from components.export.report import Report, write_report
+from components.export.subject import Subject, prepare
 from components.job import Job
-from yolo_core.data.coco import DetectionDataset, Sample, open_dataset
-from yolo_core.engine.inference import usable_size
-from yolo_core.errors import GateError, UsageError
-from yolo_core.export.backends import export, get_format, load_exported
-from yolo_core.export.base import ExportSettings, prepare
-from yolo_core.export.files import digest_of, size_of
-from yolo_core.export.parity import Limits, compare, latency_ms, to_input
-from yolo_core.model.graph import DetectionModel
-from yolo_core.model.variants import get_variant
-from yolo_core.model.weights import load_checkpoint
+from components.scratch import scratch_folder
+from yolo_core.errors import GateError, UsageError, YoloError
+from yolo_core.export.backends import get_format
+from yolo_core.export.isolation import Outcome, Room, Task, run_apart
+from yolo_core.export.parity_evidence import record
+from yolo_core.export.parity_tasks import PYTORCH
+
+EXPORT = "yolo_core.export.parity_tasks:export_and_check"
+MEASURE = "yolo_core.export.parity_tasks:measure_latency"
+_SHOWN = ("verdict", "megabytes", "detect_ms", "ap_difference", "matched")
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is exported, and what it is compared on."""
-
-    model: DetectionModel
-    settings: ExportSettings
-    dataset: DetectionDataset
-    samples: tuple[Sample, ...]
-
-    def batches(self) -> Iterator[Tensor]:
-        """Yield the images as the exports take them, (B, 3, S, S) in 0..1."""
-        size, step = self.settings.image_size, self.settings.batch_size
-        for start in range(0, len(self.samples), step):
-            group = self.samples[start : start + step]
-            yield torch.cat([to_input(sample.read_image(), size) for sample in group])
-
-    def example(self) -> Tensor:
-        """Return one whole batch, of the first image, to time."""
-        first = next(self.batches())[:1]
-        return first.repeat(self.settings.batch_size, 1, 1, 1)
+Rows = dict[str, dict[str, Any]]
 
 
 def run(config: ExportConfig, job: Job) -> dict[str, Any]:
-    """Write ``exports/V/`` with the parity report and ``reports/export/V.json``, and log both.
+    """Write ``exports/V/`` with the parity report, ``reports/export/V.*``, and log the reports.
+
+    Every format is written and checked in a process of its own, some at a time; then all are timed one after
+    another. A process that dies takes no other format along.
 
     Raises:
-        UsageError: no variant was named, its weights or a format's toolkit are missing, or the weights know
-            other classes than the dataset.
+        UsageError: something does not fit, which is found before anything is written (see
+            `components.export.subject.prepare`); the place cannot be written to; or formats could not do what
+            was asked for, with the others written.
         DataError: the dataset is broken.
-        GateError: a format differs too much from PyTorch; the reports are written before.
+        GateError: a format differs too much from PyTorch, or its toolkit crashed; or the evidence did not
+            suffice and ``strict`` is set. The reports are written before.
     """
-    for name in config.formats:
-        get_format(name).check_toolkit()
-    subject = _prepare(config, job)
-    dataset = subject.dataset
+    subject = prepare(config, job)
+    folder = _empty_folder(job.path("exports/{variant}"))
+    dataset = subject.chosen.dataset
     job.tracker.log_dataset(dataset.name, dataset.digest, str(dataset.root), "parity")
-    folder = job.path("exports/{variant}")
-    rows = _export(config, subject, folder)
-    _measure(config, subject, folder, rows)
-    report = {
-        "variant": subject.model.variant,
-        **asdict(subject.settings),
-        "dataset_digest": dataset.digest,
-        "images": [sample.path.name for sample in subject.samples],
-        "limits": asdict(_limits(config)),
-        "threads": torch.get_num_threads(),
-        "pytorch_latency_ms": _pytorch_latency(config, subject),
-        "formats": rows,
-    }
+    with scratch_folder("export-") as scratch:
+        _record(subject, scratch)
+        rows, errors = _export(config, subject, folder, scratch)
+        timed = _measure(config, subject, (folder, rows), scratch)
+    for name, figures in timed.items():
+        if name in rows:
+            rows[name] |= figures
+    report = Report(subject=subject, config=config, rows=rows, pytorch=timed.get(PYTORCH, {}))
     written = write_report(report, job)
-    failed = {name: row["reasons"] for name, row in rows.items() if row["verdict"] != "PASS"}
-    if failed:
-        reasons = "; ".join(f"{name}: {', '.join(why)}" for name, why in failed.items())
-        raise GateError(f"{job.variant} differs from PyTorch once exported: {reasons}\nsee {written}")
-    shown = ("megabytes", "latency_ms", "max_box_error", "matched")
+    _refuse(config, subject, rows, errors, written)
     return {
         "report": str(written),
-        "pytorch_latency_ms": report["pytorch_latency_ms"],
-        **{name: {key: row[key] for key in shown} for name, row in rows.items()},
+        "ship": report.ship,
+        "pytorch_detect_ms": report.pytorch.get("detect_ms"),
+        **{name: {key: row.get(key) for key in _SHOWN} for name, row in rows.items()},
     }
 
 
-def _prepare(config: ExportConfig, job: Job) -> Subject:
-    """Open dataset and weights, and find what does not fit before anything is written."""
-    if job.variant is None:
-        raise UsageError("export needs a model variant; pass --variant yolov5n")
-    weights = job.path("models/{variant}") / "best.safetensors"
-    if not weights.is_file():
-        raise UsageError(f"no weights at {weights}; run `python -m components train --variant {job.variant}`")
-    model = load_checkpoint(weights, variant=job.variant)
-    dataset = open_dataset(job.path("data/dataset"))
-    if model.names != dataset.names:
-        raise UsageError(f"{weights} knows other classes than {dataset.root}; train on this dataset first")
-    trained = int(model.metadata.get("image_size") or get_variant(model.variant).train_size)
-    settings = ExportSettings(
-        image_size=usable_size(model, config.image_size or trained),
-        batch_size=config.batch_size,
-        opset=config.opset,
-        model_digest=digest_of(weights),
-        licence=config.licence or "",
-    )
-    samples = pick_images(dataset, config.parity_split, config.parity_images)
-    return Subject(model=model, settings=settings, dataset=dataset, samples=samples)
+def _empty_folder(folder: Path) -> Path:
+    """Make the folder of the exports and see that it can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {folder}: {error.strerror or error}; choose another workspace"
+        ) from None
+    return folder
 
 
-def _export(config: ExportConfig, subject: Subject, folder: Path) -> dict[str, dict[str, Any]]:
-    """Write every format; per format its file, size, content digest and the seconds it took."""
-    rows: dict[str, dict[str, Any]] = {}
+def _record(subject: Subject, scratch: Path) -> None:
+    """Let PyTorch say what it sees."""
+    chosen = subject.chosen
+    known = {(chosen.split, sample.image_id) for sample in chosen.judged}
+    images = len(known | {(split, sample.image_id) for split, sample in chosen.compared})
     # disable=None: no bar where stderr is a log
-    for name in tqdm(
-        config.formats, desc=f"export {subject.model.variant}", unit="format", leave=False, disable=None
-    ):
-        began = time.perf_counter()
-        path = export(name, subject.model, folder, subject.settings)
-        rows[name] = {
-            "file": path.name,
-            "megabytes": round(size_of(path) / 1e6, 3),
-            "sha256": digest_of(path).removeprefix("sha256:"),
-            "seconds": round(time.perf_counter() - began, 2),
-        }
-    return rows
+    with tqdm(
+        total=images, desc=f"pytorch {subject.variant}", unit="image", leave=False, disable=None
+    ) as bar:
+        record(
+            subject.model.eval(),
+            chosen,
+            image_size=subject.settings.image_size,
+            nms=subject.settings.nms,
+            folder=scratch,
+            seen=bar.update,
+        )
 
 
-def _measure(
-    config: ExportConfig, subject: Subject, folder: Path, rows: Mapping[str, dict[str, Any]]
-) -> None:
-    """Run every file and compare it with the model as trained; adds figures and verdicts to the rows."""
-    backends = {name: load_exported(folder / row["file"]) for name, row in rows.items()}
-    parities = compare(subject.model.eval(), backends, subject.batches())
-    example = subject.example()
-    for name, row in rows.items():
-        reasons = _limits(config).judge(parities[name])
-        latency = latency_ms(backends[name], example, config.latency_runs) / subject.settings.batch_size
-        row |= {
-            "verdict": "FAIL" if reasons else "PASS",
-            "reasons": reasons,
-            "latency_ms": round(latency, 3),
-            **asdict(parities[name]),
-        }
-        if not parities[name].detections:
-            _log.warning("%s: nothing is detected on these images; only raw outputs are compared", name)
-        _log.info("%s: %s, %.2f ms per image", name, row["verdict"], latency)
-
-
-def _pytorch_latency(config: ExportConfig, subject: Subject) -> float:
-    """Milliseconds per image of the fused model in PyTorch, in the memory layout that is fastest there."""
-    example = subject.example().contiguous(memory_format=torch.channels_last)
-    latency = latency_ms(prepare(subject.model), example, config.latency_runs)
-    return round(latency / subject.settings.batch_size, 3)
-
-
-def _limits(config: ExportConfig) -> Limits:
-    return Limits(
-        max_box_error=config.max_box_error,
-        max_score_error=config.max_score_error,
-        min_matched=config.min_matched,
+def _export(
+    config: ExportConfig, subject: Subject, folder: Path, scratch: Path
+) -> tuple[Rows, dict[str, YoloError]]:
+    """Write and check every format; returns a row of the report for each, and why some have no file."""
+    common = {
+        "weights": str(subject.weights),
+        "variant": subject.variant,
+        "settings": subject.told(config.calibration_images),
+        "evidence": str(scratch),
+        "limits": asdict(config.limits),
+        "enough": asdict(config.enough),
+        "draws": {"resamples": config.resamples},
+    }
+    # Those that are calibrated take longest; begun last, one would run alone at the end.
+    order = sorted(config.formats, key=lambda name: not get_format(name).calibrated)
+    tasks = [
+        Task(name=name, call=EXPORT, request={**common, "format": name, "folder": str(folder / f".{name}")})
+        for name in order
+    ]
+    at_once = min(config.at_once, len(tasks), os.cpu_count() or 1)
+    room = Room(
+        at_once=at_once, threads=max(torch.get_num_threads() // at_once, 1), seconds=60 * config.minutes
     )
+    rows: Rows = {}
+    errors: dict[str, YoloError] = {}
+    with tqdm(
+        total=len(tasks), desc=f"export {subject.variant}", unit="format", leave=False, disable=None
+    ) as bar:
+
+        def done(name: str, outcome: Outcome) -> None:
+            rows[name] = _row(name, outcome, folder)
+            if outcome.error is not None:
+                errors[name] = outcome.error
+            _log.info("%s: %s in %.1f s", name, rows[name]["verdict"], outcome.seconds)
+            bar.update()
+
+        run_apart(tasks, scratch / "tasks", room, done)
+    return {name: rows[name] for name in config.formats}, errors
+
+
+def _row(name: str, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Take a finished file to its place; what an unfinished process left is deleted."""
+    part = folder / f".{name}"
+    if outcome.result is not None:
+        (part / outcome.result["file"]).rename(folder / outcome.result["file"])
+    shutil.rmtree(part, ignore_errors=True)
+    return outcome.result or {"verdict": "FAIL", "reasons": [str(outcome.error)]}
+
+
+def _measure(config: ExportConfig, subject: Subject, made: tuple[Path, Rows], scratch: Path) -> Rows:
+    """Time PyTorch and all that ran, one after another, in as few processes as their toolkits allow.
+
+    Should one of those die, its formats are timed one by one, and the guilty one has no times.
+    """
+    folder, rows = made
+    (_, sample), *_ = subject.chosen.compared
+    np.save(scratch / "image.npy", sample.read_image())
+    common = {
+        "variant": subject.variant,
+        "image_size": subject.settings.image_size,
+        "image": str(scratch / "image.npy"),
+        "runs": config.latency_runs,
+        "batch": config.latency_batch,
+    }
+    groups: dict[str, dict[str, str]] = {"alike": {PYTORCH: str(subject.weights)}, "tensorflow": {}}
+    for name, row in rows.items():
+        if "images" in row:
+            group = "tensorflow" if "tensorflow" in get_format(name).packages else "alike"
+            groups[group][name] = str(folder / row["file"])
+    room = Room(at_once=1, threads=torch.get_num_threads(), seconds=60 * config.minutes)
+
+    def time_all(batches: Mapping[str, Mapping[str, str]], place: Path) -> dict[str, Outcome]:
+        tasks = [
+            Task(name=key, call=MEASURE, request={**common, "files": dict(files)})
+            for key, files in batches.items()
+            if files
+        ]
+        return run_apart(tasks, place, room)
+
+    found: Rows = {}
+    again: dict[str, Mapping[str, str]] = {}
+    for key, outcome in time_all(groups, scratch / "times").items():
+        found |= outcome.result or {}
+        if outcome.error is not None:
+            again |= {name: {name: path} for name, path in groups[key].items()}
+    for name, outcome in time_all(again, scratch / "times-again").items():
+        found |= outcome.result or {}
+        if outcome.error is not None:
+            _log.warning("%s could not be timed: %s", name, outcome.error)
+    return found
+
+
+def _refuse(
+    config: ExportConfig, subject: Subject, rows: Rows, errors: Mapping[str, YoloError], written: Path
+) -> None:
+    """Raise what the verdicts ask for."""
+    bad = ("FAIL", "INSUFFICIENT") if config.strict else ("FAIL",)
+    refused = {name: row["reasons"] for name, row in rows.items() if row["verdict"] in bad}
+    for name, row in rows.items():
+        if row["verdict"] == "INSUFFICIENT":
+            _log.warning("%s: not enough evidence: %s", name, "; ".join(row["reasons"]))
+    if not refused:
+        return
+    reasons = "; ".join(f"{name}: {', '.join(why)}" for name, why in refused.items())
+    # What the user can mend by asking for something else is no verdict on the model.
+    mistaken = all(isinstance(errors.get(name), UsageError) for name in refused)
+    kind = UsageError if mistaken else GateError
+    raise kind(f"exports of {subject.variant} are refused: {reasons}\nsee {written}")

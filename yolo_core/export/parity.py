@@ -1,4 +1,4 @@
-"""Does an exported model say what the model says? Measured on real images."""
+"""Does an exported model say what the model says? Raw outputs and detections, image by image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,9 +21,18 @@ Predict = Callable[[Tensor], Tensor]
 
 NMS = NmsSettings(confidence=0.25, iou=0.45)
 _WARM_UP = 3
-_SAME_IOU = 0.99
-_SAME_SCORE = 0.005
 _SCORE_DECIMALS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """How near two detections of a class must be to count as the same: IoU at least, scores at most apart."""
+
+    iou: float = 0.99
+    score: float = 0.005
+
+
+EXACT = Tolerance()  # what float32 on another runtime keeps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,58 +41,87 @@ class Parity:
 
     Attributes:
         images: compared.
-        max_box_error, mean_box_error: of x, y, w, h over all N outputs, in input pixels; infinite
-            where the outputs have other shapes or hold values that are not finite.
+        max_box_error, mean_box_error: of x, y, w, h over all N outputs, in input pixels; infinite where the
+            outputs have other shapes or hold values that are not finite; None where an export has no raw
+            outputs, because it suppresses by itself.
         max_score_error, mean_score_error: of objectness and class scores, likewise.
         detections: that the reference finds (confidence .25, IoU .45); see `detections_of`.
-        matched: share of both sides' detections that have a counterpart: same class, IoU of .99 or more,
-            score within .005; 1 when neither finds anything.
+        matched: share of both sides' detections that have a counterpart within the tolerance; 1 when neither
+            finds anything. A counterpart may lie below the confidence by as much as scores may differ, for
+            else what lies just above it would be lost by rounding.
     """
 
     images: int
-    max_box_error: float
-    mean_box_error: float
-    max_score_error: float
-    mean_score_error: float
+    max_box_error: float | None
+    mean_box_error: float | None
+    max_score_error: float | None
+    mean_score_error: float | None
     detections: int
     matched: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a format may differ by.
+    """What a format may differ by; null leaves a figure unjudged.
 
     Attributes:
         max_box_error: of any raw box coordinate, in pixels.
         max_score_error: of any raw score, in 0..1.
         min_matched: share of detections with a counterpart, in 0..1.
+        same_iou, same_score: what makes a counterpart: at least this IoU, scores at most this far apart.
+        max_ap_loss, max_ap50_loss: of AP over IoU .5 to .95, and at .5; fractions of 1.
     """
 
-    max_box_error: float
-    max_score_error: float
+    max_box_error: float | None = None
+    max_score_error: float | None = None
     min_matched: float
+    same_iou: float = EXACT.iou
+    same_score: float = EXACT.score
+    max_ap_loss: float | None = None
+    max_ap50_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges; ValueError names the field."""
+        for name in ("max_box_error", "max_score_error", "max_ap_loss", "max_ap50_loss"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:  # not a number fails too
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        for name in ("min_matched", "same_iou", "same_score"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """Of a counterpart."""
+        return Tolerance(iou=self.same_iou, score=self.same_score)
 
     def judge(self, parity: Parity) -> list[str]:
         """Return what is wrong with a parity, in words with figures; nothing when it passes."""
-        box, score, found = parity.max_box_error, parity.max_score_error, parity.matched
-        least = self.min_matched
-        checks = (
-            (box <= self.max_box_error, f"a box is {box:.4g} px off (limit {self.max_box_error:g})"),
-            (score <= self.max_score_error, f"a score is {score:.4g} off (limit {self.max_score_error:g})"),
-            (found >= least, f"only {found:.2%} of detections match (limit {least:.2%})"),
-        )
-        return [reason for passed, reason in checks if not passed]
+        found, least = parity.matched, self.min_matched
+        reasons = []
+        for what, unit, error, limit in (
+            ("box", " px", parity.max_box_error, self.max_box_error),
+            ("score", "", parity.max_score_error, self.max_score_error),
+        ):
+            if error is not None and limit is not None and not error <= limit:
+                reasons.append(f"a {what} is {error:.4g}{unit} off (limit {limit:g})")
+        if not found >= least:
+            reasons.append(f"only {found:.2%} of detections match (limit {least:.2%})")
+        return reasons
 
 
-def compare(reference: Predict, others: Mapping[str, Predict], images: Iterable[Tensor]) -> dict[str, Parity]:
+def compare(
+    reference: Predict, others: Mapping[str, Predict], images: Iterable[Tensor], tolerance: Tolerance = EXACT
+) -> dict[str, Parity]:
     """Run every model on every image and compare raw outputs and detections with the reference's.
 
     Args:
         reference: the model in PyTorch.
         others: exported models by name.
         images: batches (B, 3, S, S) in 0..1; only one is held at a time.
+        tolerance: of a counterpart.
     """
-    tallies = {name: _Tally() for name in others}
+    tallies = {name: Tally(tolerance=tolerance) for name in others}
     with torch.inference_mode():
         for batch in images:
             expected = reference(batch)
@@ -93,51 +131,64 @@ def compare(reference: Predict, others: Mapping[str, Predict], images: Iterable[
 
 
 @dataclass(kw_only=True)
-class _Tally:
-    """Sums over images; boxes and scores are (largest error, sum of errors, number of values)."""
+class Tally:
+    """Sums over images; ``boxes`` and ``scores`` are (largest error, sum of errors, number of values)."""
 
+    tolerance: Tolerance = EXACT
+    confidence: float = NMS.confidence  # from which a detection needs a counterpart
     images: int = 0
-    boxes: tuple[float, float, int] = (0.0, 0.0, 0)
-    scores: tuple[float, float, int] = (0.0, 0.0, 0)
-    counts: tuple[int, int, int] = (0, 0, 0)  # detections of the reference, of both, pairs
+    boxes: tuple[float, float, int] | None = None
+    scores: tuple[float, float, int] | None = None
+    counts: list[int] = field(default_factory=lambda: [0, 0, 0])  # the reference's, of both, with a partner
+
+    @property
+    def nms(self) -> NmsSettings:
+        """What both sides' detections must be made with for `add_detections`."""
+        return replace(NMS, confidence=max(self.confidence - self.tolerance.score, 0.0))
 
     def add(self, expected: Tensor, actual: Tensor) -> None:
         """Compare a batch of outputs, (B, N, 5 + nc) each."""
-        self.images += len(expected)
+        wanted = detections_of(expected, self.nms)
         if actual.shape != expected.shape:
             self.boxes = self.scores = (math.inf, math.inf, 1)
-            self._count(sum(len(rows) for rows in detections_of(expected)), 0, 0)
-            return
-        error = (expected - actual).abs().nan_to_num(nan=math.inf)
-        self.boxes = _widen(self.boxes, error[..., :4])
-        self.scores = _widen(self.scores, error[..., 4:])
-        for first, second in zip(detections_of(expected), detections_of(actual), strict=True):
-            self._count(len(first), len(second), count_same(first, second))
+            found = [rows[:0] for rows in wanted]
+        else:
+            error = (expected - actual).abs().nan_to_num(nan=math.inf)
+            self.boxes = _widen(self.boxes, error[..., :4])
+            self.scores = _widen(self.scores, error[..., 4:])
+            found = detections_of(actual, self.nms)
+        for first, second in zip(wanted, found, strict=True):
+            self.add_detections(first, second)
 
-    def _count(self, first: int, second: int, pairs: int) -> None:
-        known = self.counts
-        self.counts = (known[0] + first, known[1] + first + second, known[2] + pairs)
+    def add_detections(self, expected: Tensor, actual: Tensor) -> None:
+        """Compare the detections of an image, (n, 6) and (m, 6)."""
+        self.images += 1
+        partners = pair_same(expected, actual, self.tolerance)
+        first, second = (rows[:, 4] > self.confidence for rows in (expected, actual))
+        self.counts[0] += int(first.sum())
+        self.counts[1] += int(first.sum()) + int(second.sum())
+        self.counts[2] += sum(int(first[i]) + int(second[j]) for i, j in partners)
 
     def result(self) -> Parity:
         """Return the figures over all images."""
-        detections, both, pairs = self.counts
+        detections, both, paired = self.counts
         return Parity(
             images=self.images,
-            max_box_error=self.boxes[0],
-            mean_box_error=self.boxes[1] / max(self.boxes[2], 1),
-            max_score_error=self.scores[0],
-            mean_score_error=self.scores[1] / max(self.scores[2], 1),
+            max_box_error=self.boxes and self.boxes[0],
+            mean_box_error=self.boxes and self.boxes[1] / self.boxes[2],
+            max_score_error=self.scores and self.scores[0],
+            mean_score_error=self.scores and self.scores[1] / self.scores[2],
             detections=detections,
-            matched=2 * pairs / both if both else 1.0,
+            matched=paired / both if both else 1.0,
         )
 
 
-def _widen(known: tuple[float, float, int], error: Tensor) -> tuple[float, float, int]:
-    largest, total, number = known
+def _widen(known: tuple[float, float, int] | None, error: Tensor) -> tuple[float, float, int]:
+    largest, total, number = known or (0.0, 0.0, 0)
     return (max(largest, float(error.max())), total + float(error.double().sum()), number + error.numel())
 
 
-def detections_of(outputs: Tensor) -> list[Tensor]:
+def detections_of(outputs: Tensor, nms: NmsSettings = NMS) -> list[Tensor]:
     """Detections of a batch of outputs (B, N, 5 + nc), (n, 6) per image, that rounding does not decide.
 
     Of overlapping boxes NMS keeps the best, and where a model is sure of many (scores of .99999) the seventh
@@ -145,38 +196,48 @@ def detections_of(outputs: Tensor) -> list[Tensor]:
     equally good then is taken in the order of the outputs, which is the same for every format.
     """
     scores = outputs[..., 4:].round(decimals=_SCORE_DECIMALS)
-    return non_max_suppression(torch.cat((outputs[..., :4], scores), -1), NMS)
+    return non_max_suppression(torch.cat((outputs[..., :4], scores), -1), nms)
 
 
-def count_same(first: Tensor, second: Tensor) -> int:
-    """Count the pairs of detections, (n, 6) and (m, 6), that are the same; each has one partner at most."""
+def pair_same(first: Tensor, second: Tensor, tolerance: Tolerance = EXACT) -> list[tuple[int, int]]:
+    """Pair the detections, (n, 6) and (m, 6), that are the same, nearest first; each has one partner at most.
+
+    Returns:
+        Their indices.
+    """
     if not len(first) or not len(second):
-        return 0
+        return []
     overlap = pairwise_iou(first[:, :4], second[:, :4])
-    same = (overlap >= _SAME_IOU) & (first[:, None, 5] == second[None, :, 5])
-    same &= (first[:, None, 4] - second[None, :, 4]).abs() <= _SAME_SCORE
+    same = (overlap >= tolerance.iou) & (first[:, None, 5] == second[None, :, 5])
+    same &= (first[:, None, 4] - second[None, :, 4]).abs() <= tolerance.score
     left, right = set(range(len(first))), set(range(len(second)))
+    pairs = []
     for i, j in same.nonzero()[overlap[same].argsort(descending=True, stable=True)].tolist():
         if i in left and j in right:
             left.remove(i)
             right.remove(j)
-    return len(first) - len(left)
+            pairs.append((i, j))
+    return pairs
 
 
 def to_input(image: NDArray[np.uint8], size: int) -> Tensor:
     """Letterbox an (H, W, 3) BGR image to the exported square: (1, 3, size, size) RGB in 0..1."""
-    fitted = letterbox(image, (size, size), scale_up=True).image
-    planes = np.ascontiguousarray(fitted[..., ::-1].transpose(2, 0, 1))
+    return as_tensor(letterbox(image, (size, size), scale_up=True).image)
+
+
+def as_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """Turn an (H, W, 3) BGR image into what models take: (1, 3, H, W) RGB in 0..1."""
+    planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
     return torch.from_numpy(planes)[None].float() / 255
 
 
-def latency_ms(run: Predict, images: Tensor, runs: int = 20) -> float:
+def latency_ms(run: Callable[[], object], runs: int = 20) -> float:
     """Median milliseconds of a call, after a few that are not counted."""
     times = []
     with torch.inference_mode():
         for number in range(_WARM_UP + runs):
             began = time.perf_counter()
-            run(images)
+            run()
             if number >= _WARM_UP:
                 times.append((time.perf_counter() - began) * 1000)
     return statistics.median(times)

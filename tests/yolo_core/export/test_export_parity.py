@@ -15,10 +15,12 @@ from yolo_core.export.parity import (
     NMS,
     Limits,
     Parity,
+    Tally,
+    Tolerance,
     compare,
-    count_same,
     detections_of,
     latency_ms,
+    pair_same,
     to_input,
 )
 from yolo_core.metrics.nms import non_max_suppression
@@ -31,6 +33,10 @@ Change = Callable[[Tensor], Tensor]
 def rows(*values: tuple[float, ...]) -> Tensor:
     """Detections: x1, y1, x2, y2, score, class."""
     return torch.tensor(values).reshape(-1, 6)
+
+
+def count_same(first: Tensor, second: Tensor) -> int:
+    return len(pair_same(first, second))
 
 
 def outputs(*scores: float, shift: float = 2.0) -> Tensor:
@@ -144,6 +150,42 @@ def test_a_detection_has_one_partner() -> None:
     assert count_same(one, torch.cat((one, one))) == count_same(torch.cat((one, one)), one) == 1
 
 
+def test_a_loose_tolerance_takes_what_a_tight_one_refuses() -> None:
+    first = rows((10, 10, 50, 50, 0.9, 0))
+    moved = rows((11, 10, 51, 50, 0.86, 0))
+    assert pair_same(first, moved) == []
+    assert pair_same(first, moved, Tolerance(iou=0.9, score=0.05)) == [(0, 0)]
+    assert pair_same(first, moved, Tolerance(iou=0.9, score=0.03)) == []
+
+
+def test_what_falls_just_below_the_confidence_is_not_lost() -> None:
+    """0.252 and 0.249 are as near as the tolerance asks, though only one of them is a detection."""
+    parity = _tallied(rows((10, 10, 50, 50, 0.252, 0)), rows((10, 10, 50, 50, 0.249, 0)))
+    assert (parity.detections, parity.matched) == (1, 1.0)
+    parity = _tallied(rows((10, 10, 50, 50, 0.252, 0)), rows())
+    assert (parity.detections, parity.matched) == (1, 0.0)
+    parity = _tallied(rows(), rows((10, 10, 50, 50, 0.252, 0)))
+    assert (parity.detections, parity.matched) == (0, 0.0)
+
+
+def _tallied(expected: Tensor, actual: Tensor) -> Parity:
+    tally = Tally()
+    tally.add_detections(expected, actual)
+    return tally.result()
+
+
+def test_a_format_without_raw_outputs_is_judged_by_detections_alone() -> None:
+    parity = _tallied(rows((10, 10, 50, 50, 0.9, 0)), rows())
+    assert (parity.max_box_error, parity.mean_score_error) == (None, None)
+    assert LIMITS.judge(parity) == ["only 0.00% of detections match (limit 99.00%)"]
+
+
+def test_a_limit_of_null_judges_nothing(official: DetectionModel, photos: Tensor) -> None:
+    parity = compare(official, {"off": lambda images: official(images) + 1}, photos.split(6))["off"]
+    assert LIMITS.judge(parity)
+    assert Limits(min_matched=0.0).judge(parity) == []
+
+
 def test_rounding_does_not_choose_among_equally_good_boxes() -> None:
     """Without care a seventh digit keeps the first box here, the second there, and shifts all that follow."""
     sure = [0.9999991, 0.9999993] * 6
@@ -167,6 +209,6 @@ def test_to_input_letterboxes_and_turns_to_rgb() -> None:
 
 def test_latency_is_a_median_after_warming_up() -> None:
     calls = []
-    milliseconds = latency_ms(lambda images: calls.append(1) or images, torch.zeros(1), runs=5)
+    milliseconds = latency_ms(lambda: calls.append(1), runs=5)
     assert len(calls) == 8
     assert 0 < milliseconds < 100
