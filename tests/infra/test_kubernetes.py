@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from pipelines import IMAGE
+from pipelines.stages import STAGES
 
 from .ray_schema import SCHEMAS, pods_of
 
@@ -208,3 +210,60 @@ def test_the_head_may_keep_its_state_in_redis(repo: Path, tmp_path: Path) -> Non
     cluster = named(render(repo, tmp_path), "RayCluster", "training")
     check(cluster)
     assert cluster["spec"]["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]
+
+
+@pytest.fixture(scope="module")
+def jobs(repo: Path) -> list[Resource]:
+    """The Job of every stage, as the command prints it."""
+    made = []
+    for stage in STAGES:
+        words = ["--variant", "yolov5s"] if stage.foreach else []
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pipelines.to_kubernetes", stage.name, *words),
+                *("--workspace", "s3://bucket/runs/1", "--run-id", "one"),
+            ],
+            cwd=repo,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        made.append(yaml.safe_load(done.stdout))
+    return made
+
+
+def test_a_stage_is_a_job_as_the_rules_want_it(jobs: list[Resource], repo: Path) -> None:
+    for job in jobs:
+        check(job)
+        (spec,) = (template["spec"] for template in templates(job))
+        assert spec["securityContext"]["runAsNonRoot"] is True and spec["restartPolicy"] == "Never"
+        (container,) = spec["containers"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+        assert container["command"][:3] == ["python", "-m", "components"]
+        assert container["command"][-4:] == ["--workspace", "s3://bucket/runs/1", "--run-id", "one"]
+    test_images_are_pinned_and_ours_come_from_the_one_constant(jobs, repo)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--workspace", "s3://b/p"], "needs a --variant"),
+        (["dataset", "--variant", "yolov5n", "--workspace", "s3://b/p"], "runs once"),
+        (["dataset", "--workspace", "/data"], "must be s3://"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused(repo: Path, words: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "pipelines.to_kubernetes", *words, "--run-id", "one"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and said in done.stderr
+
+
+def test_the_values_for_airflow_are_of_this_project(repo: Path) -> None:
+    values = yaml.safe_load((repo / "infra/k8s/airflow/values.yaml").read_text())
+    locked = (repo / "requirements/airflow.txt").read_text()
+    assert f"apache-airflow=={values['airflowVersion']}\n" in locked
+    name, version = IMAGE.split(":")
+    assert values["defaultAirflowRepository"].endswith(f"/{name}")
+    assert values["defaultAirflowTag"] == f"{version}-airflow"
+    assert values["scheduler"]["serviceAccount"]["name"] == "airflow-worker"

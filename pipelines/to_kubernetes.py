@@ -1,0 +1,114 @@
+"""A stage as a Kubernetes Job, for clusters without an orchestrator.
+
+``python -m pipelines.to_kubernetes STAGE [--variant V] --workspace s3://... --run-id ID | kubectl create -f -``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from pipelines import IMAGE
+from pipelines.settings import S3_SCHEME, AirflowSettings, load_settings
+from pipelines.stage import Resources, Stage
+from pipelines.stages import STAGES
+
+_USER = 10001  # of the images
+_RETRIES = 2
+_KEPT_SECONDS = 86400  # that a finished job stays to be looked at
+
+
+def to_job(
+    stage: Stage, variant: str | None, workspace: str, run_id: str, settings: AirflowSettings
+) -> dict[str, Any]:
+    """Return the Job of one run of a stage.
+
+    Namespace, secret and registry are those of the section ``airflow``. A job may be tried again: the
+    workspace's manifest tells whether there is anything left to do.
+
+    Args:
+        stage: of STAGES.
+        variant: the model variant, if the stage runs per variant.
+        workspace: ``s3://BUCKET/PREFIX``.
+        run_id: of the pipeline run.
+        settings: of the cluster.
+    """
+    image = f"{IMAGE}-{stage.image}"
+    name = "-".join(filter(None, (stage.name, variant)))
+    container = {
+        "name": stage.name,
+        "image": f"{settings.registry.rstrip('/')}/{image}" if settings.registry else image,
+        "command": [*stage.command(variant), "--workspace", workspace, "--run-id", run_id],
+        "env": [{"name": "PIPELINE_ORCHESTRATOR", "value": "kubernetes"}, {"name": "HOME", "value": "/tmp"}],
+        "envFrom": [{"secretRef": {"name": settings.secret}}],
+        "resources": _resources(stage.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": _shared(stage.resources)}],
+    }
+    if stage.resources.gpu:
+        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    labels = {"app.kubernetes.io/name": "yolo-mlops", "app.kubernetes.io/component": stage.name}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": f"{name}-", "namespace": settings.namespace, "labels": labels},
+        "spec": {
+            "backoffLimit": _RETRIES,
+            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            "activeDeadlineSeconds": int(settings.timeout_hours[stage.name] * 3600),
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def _resources(resources: Resources) -> dict[str, dict[str, str]]:
+    asked = {"cpu": f"{resources.cpu:g}", "memory": f"{resources.memory_gib:g}Gi"}
+    gpus = {"nvidia.com/gpu": str(resources.gpu)} if resources.gpu else {}
+    return {"requests": asked, "limits": {**asked, **gpus}}
+
+
+def _shared(resources: Resources) -> dict[str, str]:
+    """Return the volume of shared memory; what Docker gives unasked is 64 MB."""
+    return {"medium": "Memory", "sizeLimit": f"{resources.shm_gib or 0.0625:g}Gi"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the Job of a stage as YAML."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.to_kubernetes", description=__doc__)
+    parser.add_argument("stage", choices=[stage.name for stage in STAGES])
+    parser.add_argument("--variant")
+    parser.add_argument("--workspace", required=True, metavar="s3://BUCKET/PREFIX")
+    parser.add_argument("--run-id", required=True)
+    options = parser.parse_args(argv)
+    if not options.workspace.startswith(S3_SCHEME):
+        parser.error(f"jobs share no folder: --workspace must be s3://BUCKET/PREFIX, not {options.workspace}")
+    stage = next(stage for stage in STAGES if stage.name == options.stage)
+    if (stage.foreach is None) != (options.variant is None):
+        parser.error(f"stage {stage.name} " + ("runs once" if options.variant else "needs a --variant"))
+    job = to_job(stage, options.variant, options.workspace, options.run_id, load_settings())
+    sys.stdout.write(yaml.safe_dump(job, sort_keys=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
