@@ -1,6 +1,6 @@
 """A stage as a Kubernetes Job, for clusters without an orchestrator.
 
-``python -m pipelines.to_kubernetes STAGE [--variant V] --workspace s3://... --run-id ID | kubectl create -f -``
+``python -m pipelines.to_kubernetes STAGE --workspace s3://... --run-id ID | kubectl create -f -``.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def templates(resource: Resource) -> list[Resource]:
 def pods(resources: list[Resource]) -> Iterator[tuple[str, Resource]]:
     for resource in resources:
         for template in templates(resource):
-            yield f"{resource['kind']}/{resource['metadata']['name']}", template["spec"]
+            about = resource["metadata"]
+            yield f"{resource['kind']}/{about.get('name') or about['generateName']}", template["spec"]
 
 
 def containers(resources: list[Resource]) -> Iterator[tuple[str, Resource]]:
