@@ -19,6 +19,7 @@ class Registry:
 
     def __init__(self, client: Any, scratch: Path, experiment: str) -> None:
         self.client, self._scratch, self._experiment, self._count = client, scratch, experiment, 0
+        self.name = NAME
 
     def add(
         self,
@@ -29,6 +30,7 @@ class Registry:
         evidence: bool = True,
         tags: Mapping[str, str] | None = None,
         names: tuple[str, ...] = NAMES,
+        seed: int = 0,
         **changes: Any,
     ) -> str:
         """Register a version of a quality; ``changes`` are of its evidence."""
@@ -36,7 +38,7 @@ class Registry:
         about = facts(**changes)
         run = self.client.create_run(self._experiment, run_name="register yolov5n", tags=dict(tags or {}))
         folder = self._scratch / f"model-{self._count}"
-        matches = made_up_matches(quality, names=names)
+        matches = made_up_matches(quality, names=names, seed=seed)
         if evidence:
             write_evidence(folder / "artifacts" / "evidence", matches, about, names)
         else:
@@ -48,22 +50,22 @@ class Registry:
         said = {"model.digest": about["model_digest"], "dataset.digest": about["dataset_digest"]}
         version = str(
             self.client.create_model_version(
-                NAME, f"{run.info.artifact_uri}/model", run_id=run.info.run_id, tags=said
+                self.name, f"{run.info.artifact_uri}/model", run_id=run.info.run_id, tags=said
             ).version
         )
         if alias is not None:
-            self.client.set_registered_model_alias(NAME, alias, version)
+            self.client.set_registered_model_alias(self.name, alias, version)
         return version
 
-    def aliases(self, name: str = NAME) -> dict[str, str]:
-        found = self.client.get_registered_model(name).aliases
+    def aliases(self, name: str | None = None) -> dict[str, str]:
+        found = self.client.get_registered_model(name or self.name).aliases
         return {alias: str(version) for alias, version in found.items()}
 
     def tags(self, version: str) -> dict[str, str]:
-        return dict(self.client.get_model_version(NAME, version).tags)
+        return dict(self.client.get_model_version(self.name, version).tags)
 
     def model_tags(self) -> dict[str, str]:
-        return dict(self.client.get_registered_model(NAME).tags)
+        return dict(self.client.get_registered_model(self.name).tags)
 
     def everything(self) -> dict[str, Any]:
         """All that a command might change."""
@@ -73,7 +75,7 @@ class Registry:
             "aliases": self.aliases(),
             "tags": self.model_tags(),
             "versions": {
-                v.version: dict(v.tags) for v in self.client.search_model_versions(f"name = '{NAME}'")
+                v.version: dict(v.tags) for v in self.client.search_model_versions(f"name = '{self.name}'")
             },
             "runs": {
                 run.info.run_id: sorted(item.path for item in self.client.list_artifacts(run.info.run_id))
