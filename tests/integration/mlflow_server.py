@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -20,17 +21,24 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start a server with one worker, its database and artifacts in the folder, and wait until it answers."""
+def start_server(
+    folder: Path, port: int, *, users: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server with one worker, its database and artifacts in the folder, and wait until it answers.
+
+    ``users`` turns logins on: the variables that name the administrator of MLflow's basic authentication.
+    """
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
                 *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/server.db"),
                 *("--artifacts-destination", str(folder / "artifacts")),
+                *(("--app-name", "basic-auth") if users else ()),
             ],
             env={
                 **os.environ,
+                **(users or {}),
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                 "MLFLOW_DISABLE_TELEMETRY": "true",
             },
