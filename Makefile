@@ -14,7 +14,7 @@ demo: .venv/.ready ## the whole pipeline on the built-in dataset, to a registere
 
 test: .venv/.ready .venv-airflow/.ready .venv-kfp/.ready ## every test, each in its environment
 	scripts/debian_packages.sh
-	scripts/kubectl.sh
+	scripts/infra_tools.sh
 	.venv-kfp/bin/python -m pytest tests/kfp
 	.venv-airflow/bin/python -m pytest tests/dags
 	.venv/bin/python -m pytest tests

@@ -29,7 +29,7 @@ Resource = dict[str, Any]
 
 def render(repo: Path, folder: Path) -> list[Resource]:
     kubectl = repo / ".venv/bin/kubectl"
-    assert kubectl.exists(), "make test runs scripts/kubectl.sh first"
+    assert kubectl.exists(), "make test runs scripts/infra_tools.sh first"
     done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [resource for resource in yaml.safe_load_all(done.stdout) if resource]
