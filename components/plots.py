@@ -171,6 +171,7 @@ def plot_exports(formats: Mapping[str, Mapping[str, Any]], pytorch: Mapping[str,
     axes.axhline(100 * base, color="0.6", linestyle="--", linewidth=1)
     marks = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^"}
     for index, (name, row) in enumerate(formats.items()):
+        colour = matplotlib.colormaps["tab20"](index)
         if row.get("detect_ms") is None or "ap_difference" not in row:
             continue
         value, low, high = (100 * row[f"ap_difference{end}"] for end in ("", "_low", "_high"))
@@ -179,8 +180,8 @@ def plot_exports(formats: Mapping[str, Mapping[str, Any]], pytorch: Mapping[str,
             [100 * base + value],
             yerr=[[max(value - low, 0)], [max(high - value, 0)]],
             marker=marks.get(str(row["precision"]), "x"),
-            color=f"C{index % 10}",
-            markerfacecolor=f"C{index % 10}" if row["verdict"] == "PASS" else "none",
+            color=colour,
+            markerfacecolor=colour if row["verdict"] == "PASS" else "none",
             capsize=3,
             linestyle="none",
             label=f"{name} ({row['precision']})",

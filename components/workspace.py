@@ -45,15 +45,20 @@ class Workspace:
 
         What a failed block did not write comes back, so that a mistake loses nothing. Links are moved, never
         followed: DVC may have put them there, and what they point to is its cache.
+
+        Raises:
+            UsageError: the place cannot be written to, before the block begins.
         """
         targets = [self.path(relative) for relative in outputs]
-        aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
         done = False
+        with _writing(self.root):
+            aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
         try:
             for number, target in enumerate(targets):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if os.path.lexists(target):
-                    target.rename(aside / str(number))
+                with _writing(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    if os.path.lexists(target):
+                        target.rename(aside / str(number))
             yield
             done = True
         finally:
@@ -64,6 +69,15 @@ class Workspace:
 
     def publish(self, outputs: tuple[str, ...]) -> None:
         """Take what is there of the outputs to where ``uri`` says; a local folder already holds them."""
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error} ({error.filename})"
+        raise UsageError(f"cannot write {place}: {reason}; choose another workspace") from None
 
 
 def local_workspace(folder: str) -> Workspace:

@@ -15,8 +15,9 @@ Row = Mapping[str, Any]
 _STYLE = """\
   body { max-width: 110rem; }
   h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
-  table.figures th, table.figures td { text-align: right; white-space: nowrap; }
-  table.figures th { white-space: normal; min-width: 4rem; vertical-align: bottom; }
+  table.figures { font-size: 13px; }
+  table.figures th, table.figures td { text-align: right; white-space: nowrap; padding: .25rem .45rem; }
+  table.figures th { white-space: normal; min-width: 3rem; vertical-align: bottom; }
   table.figures td:first-child, table.figures th:first-child { text-align: left; }
   tr.ship td:first-child { font-weight: 600; }
   td.PASS, td.FAIL { font-weight: 600; }

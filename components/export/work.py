@@ -149,7 +149,7 @@ def _row(name: str, outcome: Outcome, folder: Path) -> dict[str, Any]:
     if outcome.result is not None:
         (part / outcome.result["file"]).rename(folder / outcome.result["file"])
     shutil.rmtree(part, ignore_errors=True)
-    return outcome.result or {"verdict": "FAIL", "reasons": [str(outcome.error)]}
+    return outcome.result or {"verdict": "FAIL", "reasons": [str(outcome.error).removeprefix(f"{name}: ")]}
 
 
 def _measure(config: ExportConfig, subject: Subject, made: tuple[Path, Rows], scratch: Path) -> Rows:
@@ -172,6 +172,8 @@ def _measure(config: ExportConfig, subject: Subject, made: tuple[Path, Rows], sc
         if "images" in row:
             group = "tensorflow" if "tensorflow" in get_format(name).packages else "alike"
             groups[group][name] = str(folder / row["file"])
+    if not any(set(files) - {PYTORCH} for files in groups.values()):
+        return {}
     room = Room(at_once=1, threads=torch.get_num_threads(), seconds=60 * config.minutes)
 
     def time_all(batches: Mapping[str, Mapping[str, str]], place: Path) -> dict[str, Outcome]:
