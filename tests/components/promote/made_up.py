@@ -78,7 +78,7 @@ def candidate(version: str, quality: float | Mapping[str, float], **changes: Any
 
     names = changes.pop("names", NAMES)
     images = changes.pop("images", 120)
-    matches = made_up_matches(quality, images, names)
+    matches = made_up_matches(quality, images, names, changes.pop("seed", 0))
     return Candidate.of(version, Evidence(facts=facts(**changes), matches=matches, names=names))
 
 

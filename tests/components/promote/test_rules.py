@@ -24,7 +24,7 @@ def found(rule: str, *arguments: Any, **changes: Any) -> Finding:
 
 
 @pytest.mark.parametrize(
-    ("quality", "verdict"), [(0.8, PASS), (0.7, PASS), (0.5, FAIL), (0.69, PASS), (0.655, INSUFFICIENT)]
+    ("quality", "verdict"), [(0.8, PASS), (0.7, PASS), (0.5, FAIL), (0.69, PASS), (0.64, INSUFFICIENT)]
 )
 def test_ap_against_the_champion(quality: float, verdict: str) -> None:
     finding = found("ap", candidate("2", quality), candidate("1", 0.7), max_ap_drop=0.06)
@@ -54,10 +54,10 @@ def test_a_class_that_fell_and_one_that_is_gone() -> None:
 
 
 def test_a_drop_that_may_be_chance_is_told_and_passes() -> None:
-    champion, noisy = candidate("1", 0.7, images=14), candidate("2", {"cat": 0.58, "dog": 0.7}, images=14)
+    champion, noisy = candidate("1", 0.7, images=14), candidate("2", 0.6, images=14, seed=5)
     finding = found("class_drop", noisy, champion, max_class_drop=0.01)
     assert finding.verdict == PASS
-    assert "it may be chance: cat" in finding.text
+    assert "it may be chance: dog" in finding.text
 
 
 def test_sizes() -> None:
@@ -88,7 +88,9 @@ def test_floors() -> None:
     assert "1 of 2 classes" in finding.text
     assert [row["class"] for row in finding.figures] == ["dog"]
     assert found("class_floor", one, min_class_ap=0.5, class_floors={"dog": 0.1}).verdict == PASS
-    assert "does not know cow" in found("class_floor", one, class_floors={"cow": 0.1}).text
+    assert (
+        "cow, which the challenger does not know" in found("class_floor", one, class_floors={"cow": 0.1}).text
+    )
 
 
 def test_latency() -> None:
