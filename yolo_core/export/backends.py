@@ -12,12 +12,27 @@ from yolo_core.export.base import ExportSettings, Format, prepare
 from yolo_core.export.files import whole
 from yolo_core.export.metadata import metadata_of
 from yolo_core.export.onnx import Onnx
-from yolo_core.export.openvino import OpenVino
+from yolo_core.export.onnx_image import OnnxImage
+from yolo_core.export.onnx_int8 import OnnxInt8
+from yolo_core.export.onnx_nms import OnnxNms
+from yolo_core.export.opencv import load_opencv
+from yolo_core.export.openvino import OpenVino, OpenVinoFp16
+from yolo_core.export.openvino_int8 import OpenVinoInt8
 from yolo_core.export.torchscript import TorchScript
 from yolo_core.model.graph import DetectionModel
 
 # None of these modules imports its toolkit before it is used.
-FORMATS: dict[str, Format] = {fmt.name: fmt for fmt in (TorchScript(), Onnx(), OpenVino())}
+_ALL: tuple[Format, ...] = (
+    TorchScript(),
+    Onnx(),
+    OnnxNms(),
+    OnnxImage(),
+    OnnxInt8(),
+    OpenVino(),
+    OpenVinoFp16(),
+    OpenVinoInt8(),
+)
+FORMATS: dict[str, Format] = {fmt.name: fmt for fmt in _ALL}
 
 
 def get_format(name: str) -> Format:
@@ -57,15 +72,23 @@ def load(name: str, folder: Path) -> Backend:
     return load_exported(folder / get_format(name).filename)
 
 
-def load_exported(path: Path) -> Backend:
+def load_exported(path: Path, runtime: str | None = None) -> Backend:
     """Open an exported file or folder, whatever its format; it may have been renamed, but for its ending.
+
+    Args:
+        path: what `export` returned.
+        runtime: "opencv" to run a file of format onnx with OpenCV's DNN module; None: the format's own.
 
     Raises:
         CheckpointError: it is missing, of an unknown kind, or broken.
         UsageError: the format's toolkit is missing, or this machine cannot run it.
     """
+    if runtime not in (None, "opencv"):
+        raise UsageError(f"unknown runtime {runtime!r}; choose opencv, or leave it out")
     if not path.exists():
         raise CheckpointError(f"there is no export at {path}; run `python -m components export`")
+    if runtime == "opencv":
+        return load_opencv(path)
     names = [path.name, *(sorted(file.name for file in path.iterdir()) if path.is_dir() else [])]
     for fmt in FORMATS.values():
         if any(name.endswith(fmt.suffix) for name in names):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from yolo_core.export.backend import Backend
-from yolo_core.export.base import ExportSettings, Format, broken
+from yolo_core.export.base import DYNAMIC, ExportSettings, Format, broken
 from yolo_core.export.metadata import METADATA_KEY, read_metadata
 from yolo_core.model.graph import DetectionModel
 
@@ -24,11 +24,12 @@ class TorchScript(Format):
     filename: ClassVar[str] = "model.torchscript"
     suffix: ClassVar[str] = ".torchscript"
     packages: ClassVar[tuple[str, ...]] = ()
+    supports: ClassVar[frozenset[str]] = frozenset({DYNAMIC})
 
     def write(
         self, model: DetectionModel, target: Path, settings: ExportSettings, metadata: Mapping[str, Any]
     ) -> None:
-        """Trace the model with an example of the fixed input, and fold its constants."""
+        """Trace the model with an example, and fold its constants; shapes are none of them."""
         # Through memory: torch names the zip's root after the file, and a full disk is then an OSError.
         content = io.BytesIO()
         frozen = trace(model, settings)
@@ -51,9 +52,13 @@ class TorchScript(Format):
 
 
 def trace(model: DetectionModel, settings: ExportSettings) -> torch.jit.ScriptModule:
-    """Trace a model that `prepare` made with the fixed input, and freeze its weights into the graph."""
+    """Trace a model that `prepare` made, and freeze its weights into the graph.
+
+    The head makes its grids from the shape of what it gets, which the trace notes as such: batch and size of
+    the example stay open.
+    """
     with warnings.catch_warnings(), torch.no_grad():
-        # Tracing warns that shapes become constants, which a fixed input makes true, and of its age.
+        # Tracing warns that Python sees shapes as constants, which only loops over levels do, and of its age.
         warnings.simplefilter("ignore")
         tracer: Callable[..., Any] = torch.jit.trace
         traced = tracer(model, torch.zeros(settings.shape), check_trace=False)
