@@ -11,7 +11,7 @@ from typing import Any
 HEADER = ("variant", "epochs", "test mAP@.5", "test mAP@.5:.95", "ms/image", "exports", "registered")
 HINTS = """
 look at the runs   make ui, then http://127.0.0.1:5000
-reports            reports/study.html, reports/validation/data_docs/index.html
+reports            reports/study.html, reports/export/{variant}.html, reports/validation/data_docs/index.html
 ship it            .venv/bin/python -m components promote --model {model} --approve-by YOU
 """
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         )
         return 1
     print(table(found))
-    print(HINTS.format(model=found[0][-1].split()[0]))
+    print(HINTS.format(model=found[0][-1].split()[0], variant=found[0][0]))
     return 0
 
 
