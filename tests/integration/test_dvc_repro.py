@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -155,6 +156,40 @@ def test_another_list_of_images_set_aside_touches_all_that_read_it(project: Path
         assert changed(project) == {"validate", *readers}  # validate made it, so it makes it again
     finally:
         path.write_text(original)
+
+
+def components(root: Path, *words: str) -> dict[str, Any]:
+    """Run a command of the project's own copy and return its JSON result."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PIPELINE_"))}
+    env = {**kept, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db"}
+    done = subprocess.run(
+        [sys.executable, "-m", "components", *words, "--json"],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_what_the_lineage_names_makes_the_same_weights_again(project: Path, tmp_path: Path) -> None:
+    found = components(project, "lineage", "models:/detector-yolov5n@challenger")
+    # The copy is a repository without a commit, nobody promoted, and there is no image.
+    assert [word for word in found["missing"] if "commit" not in word and "dirty" not in word] == [
+        "no promotions"
+    ]
+    assert set(found["stages"]) == {name.partition("@")[0] for name in STAGES}
+    settings = [
+        f"{part}.{key}={value}" for part in found["params"] for key, value in found["params"][part].items()
+    ]
+    again = [word for setting in settings for word in ("--set", setting)]
+    for stage in (["dataset"], ["validate"], ["train", "--variant", found["model"]["variant"]]):
+        components(project, *stage, "--workspace", str(tmp_path), "--run-id", "again", *again)
+    weights = (tmp_path / "models/yolov5n/best.safetensors").read_bytes()
+    assert f"sha256:{hashlib.sha256(weights).hexdigest()}" == found["model"]["weights"]
 
 
 def test_metrics_and_plots_are_shown(project: Path) -> None:
