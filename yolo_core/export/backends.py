@@ -10,6 +10,7 @@ from yolo_core.errors import CheckpointError, UsageError
 from yolo_core.export.backend import Backend
 from yolo_core.export.base import ExportSettings, Format, prepare
 from yolo_core.export.files import whole
+from yolo_core.export.keras import Keras
 from yolo_core.export.metadata import metadata_of
 from yolo_core.export.onnx import Onnx
 from yolo_core.export.onnx_image import OnnxImage
@@ -18,6 +19,8 @@ from yolo_core.export.onnx_nms import OnnxNms
 from yolo_core.export.opencv import load_opencv
 from yolo_core.export.openvino import OpenVino, OpenVinoFp16
 from yolo_core.export.openvino_int8 import OpenVinoInt8
+from yolo_core.export.tensorflow import SavedModel
+from yolo_core.export.tflite import TFLite, TFLiteHalf, TFLiteInteger
 from yolo_core.export.torchscript import TorchScript
 from yolo_core.model.graph import DetectionModel
 
@@ -31,6 +34,11 @@ _ALL: tuple[Format, ...] = (
     OpenVino(),
     OpenVinoFp16(),
     OpenVinoInt8(),
+    SavedModel(),
+    Keras(),
+    TFLite(),
+    TFLiteHalf(),
+    TFLiteInteger(),
 )
 FORMATS: dict[str, Format] = {fmt.name: fmt for fmt in _ALL}
 
