@@ -2,8 +2,8 @@
 
 The steps, in an order that lets a later attempt finish what an earlier one left: the entry is written, not
 yet complete; ``champion`` is moved, which is the moment that counts; ``previous`` follows, then the copy, if
-one is asked for; the entry is completed. All of it happens in a turn (`components.promote.turn`), after a check
-that the champion is the one that the decision was made against.
+one is asked for; the entry is completed. All of it happens in a turn (`components.promote.turn`), after a
+check that the champion is the one that the decision was made against.
 """
 
 from __future__ import annotations
