@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from pipelines.settings import AirflowSettings, params_file, read_params
 from pipelines.stage import Stage, in_order, upstream
@@ -62,7 +63,7 @@ def add_tasks(stages: Sequence[Stage], settings: AirflowSettings) -> None:
     close = CloseRun(task_id=CLOSE, doc_md="Close the pipeline's run in MLflow: FINISHED or FAILED.")
     for made in tasks.values():
         made >> close
-    close.as_teardown(setups=opened)
+    close.as_teardown(setups=opened, on_failure_fail_dagrun=True)
 
 
 def _stage_task(stage: Stage, plan: Any, settings: AirflowSettings) -> Any:
@@ -101,16 +102,37 @@ class OpenRun(CommandOperator):
 
 
 class CloseRun(CommandOperator):
-    """Closes the pipeline's run in MLflow, by how the DAG run's tasks ended."""
+    """Closes the pipeline's run in MLflow, by how the DAG run's tasks ended; fails if one of them did.
+
+    The DAG run's state is then this task's: without it, Airflow would call a run a success that a person
+    marked as failed, as the tasks at its end were only skipped.
+    """
 
     def command(self, context: Mapping[str, Any]) -> list[str]:
         """Return the command for this DAG run."""
+        status = "FAILED" if self._unfinished(context) else "FINISHED"
+        return [
+            "run-close",
+            f"--run-id={context['run_id']}",
+            f"--status={status}",
+            f"--params={params_file()}",
+        ]
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        """Close the run; `AirflowFailException` names the tasks that did not end well."""
+        kept = super().execute(context)
+        unfinished = self._unfinished(context)
+        if unfinished:
+            raise AirflowFailException(f"the run failed: {', '.join(unfinished)}; closed in MLflow as FAILED")
+        return kept
+
+    def _unfinished(self, context: Mapping[str, Any]) -> list[str]:
+        """Return the tasks that failed or, where a person ended the run, skipped; nothing else skips any."""
         run_id = context["run_id"]
         states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[run_id]).get(run_id, {})
-        # A run that a person marks as failed has skipped tasks; nothing else skips any.
-        good = all(state == "success" for name, state in states.items() if name != self.task_id)
-        status = "FINISHED" if good else "FAILED"
-        return ["run-close", f"--run-id={run_id}", f"--status={status}", f"--params={params_file()}"]
+        first = {name: state for name, state in states.items() if state in ("failed", "skipped")}
+        bad = first or {name: state for name, state in states.items() if state != "success"}
+        return [f"{name} {state}" for name, state in sorted(bad.items()) if name != self.task_id]
 
 
 @task(task_id="plan", doc_md="Check the form, and list the variants to train.")  # type: ignore[untyped-decorator]

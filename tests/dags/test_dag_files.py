@@ -79,7 +79,7 @@ def test_run_is_opened_first_and_closed_last_whatever_happens(bag: Any) -> None:
     assert tasks["open"].upstream_task_ids == {"plan"}
     assert tasks["open"].is_setup
     assert tasks["close"].is_teardown, "Airflow runs it even in a run that a person marked as failed"
-    assert not tasks["close"].on_failure_fail_dagrun
+    assert tasks["close"].on_failure_fail_dagrun, "it fails where one did, and the run with it"
     assert tasks["close"].upstream_task_ids == set(tasks) - {"plan", "close"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,20 +186,27 @@ def test_rollback_records_who_and_why(interpreter: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "status"),
+    ("states", "status", "said"),
     [
-        ({"train_0": "success", "open": "success", "close": "running"}, "FINISHED"),
-        ({"train_0": "failed", "study_0": "upstream_failed", "close": "running"}, "FAILED"),
-        ({"train_0": "success", "study_0": "skipped", "close": "running"}, "FAILED"),
+        ({"train_0": "success", "open": "success", "close": "running"}, "FINISHED", None),
+        (
+            {"train_0": "failed", "study_0": "upstream_failed", "close": "running"},
+            "FAILED",
+            "train_0 failed;",
+        ),
+        ({"train_0": "success", "study_0": "skipped", "close": "running"}, "FAILED", "study_0 skipped;"),
     ],
 )
 def test_run_is_closed_by_how_it_ended(
-    states: dict[str, str], status: str, interpreter: Any, tmp_path: Path
+    states: dict[str, str], status: str, said: str | None, interpreter: Any, tmp_path: Path
 ) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
     words = tell_words(interpreter, tmp_path, "{}")
     given = context()
     given["ti"].states = states
-    CloseRun(task_id="close").execute(given)
+    with pytest.raises(AirflowFailException, match=said) if said else nullcontext():
+        CloseRun(task_id="close").execute(given)
     assert words()[2:5] == ["run-close", f"--run-id={RUN_ID}", f"--status={status}"]
 
 
