@@ -39,10 +39,10 @@ class OpenVinoInt8(OpenVino):
             UsageError: there are no calibration images, or a package is missing.
         """
         nncf = without_telemetry("nncf", self.name)
-        converted = super()._convert(model, settings)
         batches = list(_batches(settings))
         if not batches:
             raise UsageError(f"format {self.name} got no images to calibrate it with; pass some")
+        converted = super()._convert(model, settings)
         head = re.escape(f"model.{len(model.model) - 1}/")  # not its convolutions, which are under it
         with _quiet(nncf):
             return nncf.quantize(
