@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from components.runner import Options, run_stage
 from components.study.compare.evidence import write_matches
 from pipelines.stages import STAGES
-from yolo_core.engine.evaluate import Evaluation
+from yolo_core import load_checkpoint
+from yolo_core.engine.detections import describe
+from yolo_core.engine.evaluate import EvalSettings, Evaluation, detect
 from yolo_core.export.files import digest_of
+from yolo_core.metrics.nms import NmsSettings
 
 REGISTER = next(stage for stage in STAGES if stage.name == "register")
 NAME = "detector-yolov5n"
@@ -101,3 +108,29 @@ def write_reports(root: Path, evaluation: Evaluation) -> None:
     )
     write_matches(root / "reports/study/yolov5n.npz", evaluation, weights)
     (root / "reports/study.csv").touch()
+
+
+def checkpoint_finds(registered: Registered, photo: Path) -> list[dict[str, Any]]:
+    """What the checkpoint itself finds on a photo."""
+    model = load_checkpoint(registered.root / "models/yolov5n/best.safetensors")
+    settings = EvalSettings(image_size=SIZE, nms=NmsSettings())
+    found = describe(detect(model, [cv2.imread(str(photo))], settings)[0], model.names)
+    assert found, "the photo must show something"
+    return found
+
+
+def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
+    """Equal but for the rounding of a fused model."""
+    return len(first) == len(second) and all(
+        one["name"] == two["name"]
+        and one["class"] == two["class"]
+        and abs(one["score"] - two["score"]) < 2e-3
+        and np.allclose(one["xyxy"], two["xyxy"], atol=0.5)
+        for one, two in zip(first, second, strict=True)
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what leads to this repository, and with unpickling forbidden."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MLFLOW"))}
+    return {**kept, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
