@@ -125,15 +125,11 @@ class Detached:
         return found if isinstance(found, dict) else None
 
     def finished(self, request: Any) -> dict[str, Any] | None:
-        """Return the result of a command that was asked the same and ended well."""
-        asked = self._request()
-        if asked.get("request") != json.loads(json.dumps(request)) or not asked.get("done"):
+        """Return the result of a command that was asked the same and ended well, whoever followed it then."""
+        if self.running() or self._request().get("request") != json.loads(json.dumps(request)):
             return None
-        return self.result()
-
-    def keep(self) -> None:
-        """Note that the command ended well, for `finished`."""
-        self._write("request.json", {**self._request(), "done": True})
+        found = self.result()
+        return None if found is None or "error" in found else found
 
     def followed_by_another(self) -> bool:
         """Whether someone else has come to follow the command."""

@@ -72,8 +72,6 @@ class CommandOperator(BaseOperator):  # type: ignore[misc]
         code = self._run(self._command, [*words, "--json"], request)
         self.result = self._command.result()
         self._check(code)
-        if request:
-            self._command.keep()
         return self._kept(self.result)
 
     def on_kill(self) -> None:

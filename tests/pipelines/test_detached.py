@@ -125,17 +125,24 @@ def test_stop_unless_followed(followed: bool, folder: Path) -> None:
 
 
 def test_finished_is_of_the_same_request_only(folder: Path) -> None:
-    command = Detached(folder=folder, follower="a")
-    request = {"words": ("train",), "params": "x"}
-    start(command, 'print(\'{"stage": "train"}\')', request)
-    list(command.follow())
-    assert command.finished(request) is None, "nobody said that it ended well"
-    command.keep()
-    assert command.finished(request) == {"stage": "train"}
+    command, request = Detached(folder=folder, follower="a"), {"words": ("train",), "params": "x"}
+    start(command, 'print(\'{"stage": "train"}\', flush=True); import time; time.sleep(0.5)', request)
+    assert next(command.follow()) == '{"stage": "train"}'
+    assert command.finished(request) is None, "it has not ended"
+    wait_for_end(command)
+    assert Detached(folder=folder, follower="b").finished(request) == {"stage": "train"}, "nobody followed it"
     assert command.finished({"words": ["train"], "params": "y"}) is None
-    start(command, "import sys; sys.exit(1)", request)
-    list(command.follow())
-    assert command.finished(request) is None, "another start forgets it"
+    for program in ("import sys; sys.exit(1)", 'print(\'{"error": "x", "exit_code": 3}\')'):
+        start(command, program, request)
+        wait_for_end(command)
+        assert command.finished(request) is None, "another start forgets what was"
+
+
+def wait_for_end(command: Detached) -> None:
+    end = time.monotonic() + 20
+    while command.running():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_output_that_is_no_text_or_no_result(folder: Path) -> None:
