@@ -19,6 +19,7 @@ from yolo_core.errors import DataError, UsageError
 from yolo_core.metrics.coco_matching import coco_matches
 
 if TYPE_CHECKING:
+    from yolo_core.engine.evaluate import Evaluation
     from yolo_core.model.graph import DetectionModel
 
 _log = logging.getLogger(__name__)
@@ -48,18 +49,19 @@ def measure_again(model: RegisteredModel, champion: str, challenger: Candidate, 
             f"it knows {len(network.names)} classes that are not the {len(dataset.names)} of the dataset; "
             "set promote.rules.ap, class_drop and size_drop to warn if that is meant"
         )
-    from yolo_core.engine.evaluate import evaluate
-
     noted = model.version(champion).tags.get("evaluation.image_size")
     settings = _settings(network, challenger, int(noted) if noted and noted.isdigit() else None)
-    _log.info(
-        "measuring champion %s on %s of %s, %d px",
-        champion,
-        challenger.split,
-        dataset.name,
-        settings.image_size,
-    )
+    place = f"{challenger.split} of {dataset.name}"
+    _log.info("measuring champion %s on %s, %d px", champion, place, settings.image_size)
+    from yolo_core.engine.evaluate import evaluate
+
     found = evaluate(network.fuse().eval(), dataset, challenger.split, settings)
+    return _as_candidate(champion, challenger, found)
+
+
+def _as_candidate(champion: str, challenger: Candidate, found: Evaluation) -> Candidate:
+    """Put an evaluation of a champion beside its challenger's evidence."""
+    dataset = found.dataset
     truth = without(dataset.annotations(challenger.split), dataset.excluded)
     coco = found.coco()
     sizes = {size: getattr(coco, f"ap_{size}") for size in SIZES}

@@ -144,11 +144,10 @@ class _Promotion:
         return chosen
 
     def _show(self, judgement: Judgement, report: str | None, entry: Entry | None) -> None:
-        from components.promote.page import lines
-
-        would = []
-        if self.options.dry_run and judgement.verdict == "PASS":
-            would = self._would(judgement)
+        would = self._would(judgement) if self.options.dry_run and judgement.verdict == "PASS" else []
+        if not self.options.json:
+            _tell(judgement, would, report, entry)
+            return
         shown: dict[str, Any] = {
             **judgement.document,
             "champion_before": judgement.champion,
@@ -161,20 +160,7 @@ class _Promotion:
             "entry": entry.number if entry else None,
             "copied_to": entry.copied_to if entry else None,
         }
-        if self.options.json:
-            show(shown, as_json=True)
-            return
-        for line in lines(judgement):
-            say(line)
-        if judgement.verdict == "PASS":
-            say(f"{judgement.verdict}: {judgement.reason}")
-        for step in would:
-            say(f"would {step}")
-        if entry is not None:
-            copied = f", copied to {entry.copied_to}" if entry.copied_to else ""
-            say(f"version {entry.after} is champion, approved by {entry.who}{copied}; entry {entry.number}")
-        if report is not None:
-            say(f"report: {report}")
+        show(shown, as_json=True)
 
     def _would(self, judgement: Judgement) -> list[str]:
         """Say what a run without --dry-run would do."""
@@ -185,6 +171,23 @@ class _Promotion:
         if self._copy_to:
             steps.append(f"copy version {version} to {self._copy_to} and make it the champion there")
         return [*steps, f"write to the record: approved by {self.options.approve_by}"]
+
+
+def _tell(judgement: Judgement, would: Sequence[str], report: str | None, entry: Entry | None) -> None:
+    """Say for people what the gates found and what was done."""
+    from components.promote.page import lines
+
+    for line in lines(judgement):
+        say(line)
+    if judgement.verdict == "PASS":
+        say(f"{judgement.verdict}: {judgement.reason}")
+    for step in would:
+        say(f"would {step}")
+    if entry is not None:
+        copied = f", copied to {entry.copied_to}" if entry.copied_to else ""
+        say(f"version {entry.after} is champion, approved by {entry.who}{copied}; entry {entry.number}")
+    if report is not None:
+        say(f"report: {report}")
 
 
 def _parse(argv: Sequence[str]) -> Namespace:

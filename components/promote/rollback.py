@@ -21,7 +21,11 @@ def rollback(argv: Sequence[str]) -> int:
     parser.add_argument("--to", metavar="VERSION", help="an earlier champion (default: the previous one)")
     options = parser.parse_args(argv)
     check_decision(options)
-    desk = open_desk(options)
+    return _roll_back(open_desk(options), options)
+
+
+def _roll_back(desk: Desk, options: Namespace) -> int:
+    """Finish what an earlier call left, or say that it was done; else do it."""
     state = desk.model.must_be()
     finished = None if options.dry_run else desk.mover.resume(state)
     if finished is not None:
@@ -41,6 +45,10 @@ def rollback(argv: Sequence[str]) -> int:
         }
         show(shown, as_json=options.json)
         return 0
+    return _say(_move(desk, state, record, target, options), options, desk)
+
+
+def _move(desk: Desk, state: State, record: Record, target: str, options: Namespace) -> Entry:
     from components.promote.move import Wish
 
     ready = desk.model.version(target)
@@ -55,7 +63,7 @@ def rollback(argv: Sequence[str]) -> int:
         reason=options.reason,
         copy_to=desk.config.production_name or "",
     )
-    return _say(desk.mover.move(wish), options, desk)
+    return desk.mover.move(wish)
 
 
 def champions(record: Record) -> list[str]:
