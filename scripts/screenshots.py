@@ -74,7 +74,29 @@ def mlflow_pages(driver: webdriver.Chrome, url: str, folder: Path) -> None:
     shoot(
         driver, f"{runs}/runs/{train['info']['run_id']}/model-metrics", "map50", folder / "mlflow-curves.png"
     )
-    shoot(driver, f"{url}/#/models/{version['name']}", "Version", folder / "mlflow-model.png")
+    driver.get(f"{url}/#/models/{version['name']}")
+    _wait_for(driver, "Versions")
+    _press(driver, "Tags")  # the record of promotions, which hides the versions
+    _save(driver, folder / "mlflow-model.png")
+    trainings = _rest(url, "runs/search", search)["runs"][:2]
+    compare_page(driver, url, [run["info"] for run in trainings], folder / "mlflow-compare.png")
+
+
+def compare_page(driver: webdriver.Chrome, url: str, runs: list[dict[str, Any]], target: Path) -> None:
+    """Picture MLflow's own comparison of runs of one experiment, each given by its ``info``."""
+    chosen = json.dumps([run["run_id"] for run in runs])
+    driver.get(f"{url}/#/compare-runs?runs={chosen}&experiments={json.dumps([runs[0]['experiment_id']])}")
+    _wait_for(driver, f"Comparing {len(runs)} Runs")
+    for run in runs:
+        _wait_for(driver, run["run_name"])
+    _close_assistant(driver)
+    _press(driver, "Visualizations")
+    for switch in driver.find_elements(By.CSS_SELECTOR, "[role=switch]"):  # show what differs only
+        if switch.is_displayed() and switch.get_attribute("aria-checked") == "false":
+            switch.click()
+    top = driver.find_element(By.XPATH, "//*[text()='Run details']")
+    driver.execute_script("arguments[0].scrollIntoView()", top)
+    _save(driver, target)
 
 
 def study_page(driver: webdriver.Chrome, url: str, folder: Path) -> None:
@@ -131,6 +153,12 @@ def comparison_page(driver: webdriver.Chrome, page: Path, folder: Path) -> None:
         shoot(driver, page.resolve().as_uri(), "How sure each AP is", target)
 
 
+def _press(driver: webdriver.Chrome, text: str) -> None:
+    """Click on the first thing with this very text, such as the heading that folds a section."""
+    there = expected_conditions.element_to_be_clickable((By.XPATH, f"//*[text()='{text}']"))
+    WebDriverWait(driver, PATIENCE).until(there, f"{driver.current_url} has no {text!r}").click()
+
+
 def _close_assistant(driver: webdriver.Chrome) -> None:
     for button in driver.find_elements(By.CSS_SELECTOR, "[aria-label=Close]"):
         if button.is_displayed():
@@ -148,8 +176,9 @@ def _rest(url: str, call: str, body: dict[str, Any] | None = None) -> dict[str, 
 
 
 def airflow_pages(driver: webdriver.Chrome, url: str, home: Path, folder: Path) -> None:
-    """Log in with the generated password and picture the DAG and its trigger form."""
+    """Log in with the generated password and picture the DAG, its form, and a promotion that waits."""
     user, password = next(iter(json.loads((home / "passwords.json").read_text(encoding="utf-8")).items()))
+    question = _question(url, user, password)
     driver.get(f"{url}/auth/login")
     WebDriverWait(driver, PATIENCE).until(
         expected_conditions.presence_of_element_located((By.NAME, "username"))
@@ -163,8 +192,27 @@ def airflow_pages(driver: webdriver.Chrome, url: str, home: Path, folder: Path) 
     _save(driver, folder / "airflow-graph.png")
     _click(driver, "[aria-label='Trigger Dag']")
     _wait_for(driver, "Model variants")
-    driver.set_window_size(1280, 1250)  # the form is longer than a page
+    driver.set_window_size(1280, 1400)  # the form is longer than a page
     _save(driver, folder / "airflow-form.png")
+    driver.set_window_size(1280, 900)
+    shoot(driver, f"{url}{question}", "Approve", folder / "airflow-approval.png")
+
+
+def _question(url: str, user: str, password: str) -> str:
+    """Return the page of a promotion that waits for a person; ends the script if none does."""
+    login = {"username": user, "password": password}
+    token = requests.post(f"{url}/auth/token", json=login, timeout=PATIENCE).json()["access_token"]
+    answer = requests.get(
+        f"{url}/api/v2/dags/promote/dagRuns/~/hitlDetails?response_received=false",
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=PATIENCE,
+    )
+    waiting = answer.json()["hitl_details"]
+    if not waiting:
+        raise SystemExit("error: no promotion waits for a person; trigger the DAG promote first")
+    task = waiting[0]["task_instance"]
+    place = f"/dags/promote/runs/{task['dag_run_id']}/tasks/{task['task_id']}"
+    return f"{place}/mapped/{task['map_index']}/required_actions"
 
 
 def _click(driver: webdriver.Chrome, selector: str) -> None:
