@@ -9,6 +9,7 @@ from yolo_core.engine.inference import usable_size
 from yolo_core.errors import CheckpointError, UsageError
 from yolo_core.export.backend import Backend
 from yolo_core.export.base import ExportSettings, Format, prepare
+from yolo_core.export.coreml import CoreMl
 from yolo_core.export.files import whole
 from yolo_core.export.keras import Keras
 from yolo_core.export.metadata import metadata_of
@@ -20,6 +21,7 @@ from yolo_core.export.opencv import load_opencv
 from yolo_core.export.openvino import OpenVino, OpenVinoFp16
 from yolo_core.export.openvino_int8 import OpenVinoInt8
 from yolo_core.export.tensorflow import SavedModel
+from yolo_core.export.tensorrt import TensorRt
 from yolo_core.export.tflite import TFLite, TFLiteHalf, TFLiteInteger
 from yolo_core.export.torchscript import TorchScript
 from yolo_core.model.graph import DetectionModel
@@ -39,6 +41,8 @@ _ALL: tuple[Format, ...] = (
     TFLite(),
     TFLiteHalf(),
     TFLiteInteger(),
+    CoreMl(),
+    TensorRt(),
 )
 FORMATS: dict[str, Format] = {fmt.name: fmt for fmt in _ALL}
 

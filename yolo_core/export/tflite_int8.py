@@ -22,8 +22,8 @@ def quantise(tensorflow: ModuleType, converter: Any, settings: ExportSettings) -
 
     The range of every activation is that on the calibration images, with two exceptions, without which the
     model finds nothing or little. The head and the decoding stay in float: in 256 steps, pixels would lie 2.5
-    apart, and scores on the same scale vanish. And the input of SiLU is cut off at -8: SiLU flattens all below,
-    but with that tail in it a range is so wide that the steps of what matters are coarse.
+    apart, and scores on the same scale vanish. And the input of SiLU is cut off at -8: SiLU flattens what is
+    below, but with that tail in it a range is so wide that the steps of what matters are coarse.
 
     Args:
         tensorflow: the package.
