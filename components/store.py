@@ -245,6 +245,17 @@ def mlflow_errors(uri: str, *, missing: str = "") -> Iterator[None]:
 
 
 @contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what a registered model says of a wrong image or param into a `UsageError`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UsageError(" ".join(str(error).split())[:300]) from error
+
+
+@contextmanager
 def few_retries(*, seconds: int = 15) -> Iterator[None]:
     """Let calls of MLflow fail soon, after one retry of at most so many seconds; what the user set stays.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.cli import new_parser, say, show
+from components.cli import Parser, new_parser, say, show
 from yolo_core.errors import UsageError
 
 _KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -21,13 +21,10 @@ def predict(argv: Sequence[str]) -> int:
         if not Path(name).is_file():
             raise UsageError(f"no image at {name}; check the path")
     from components.predict.draw import draw, read, write
-    from components.predict.model import Thresholds, open_model
+    from components.predict.model import open_model
 
     images = [read(Path(name)) for name in options.images]
-    thresholds = Thresholds(
-        confidence=options.confidence, iou=options.iou, max_detections=options.max_detections
-    )
-    detect = open_model(options, thresholds)
+    detect = open_model(options)
     targets = output_paths([Path(name) for name in options.images], options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     shown: list[dict[str, Any]] = []
@@ -71,29 +68,49 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--model",
         required=True,
         metavar="MODEL",
-        help="models:/NAME@champion, models:/NAME/VERSION, or the path of a .safetensors or .pt checkpoint",
+        help="models:/NAME@champion, models:/NAME/VERSION, or the path of a .safetensors or .pt checkpoint, "
+        "or of an export",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions"
     )
+    _add_params(parser)
+    return parser.parse_args(argv)
+
+
+def _add_params(parser: Parser) -> None:
     parser.add_argument(
-        "--confidence", type=_fraction, default=0.25, help="least score, 0..1 (default: 0.25)"
+        "--backend",
+        metavar="NAME",
+        help="of a registered model: best, checkpoint or an exported format such as onnx (default: best)",
+    )
+    parser.add_argument(
+        "--conf",
+        "--confidence",
+        dest="confidence",
+        type=_fraction,
+        default=0.25,
+        help="least score, 0..1 (default: 0.25)",
     )
     parser.add_argument(
         "--iou", type=_fraction, default=0.45, help="overlap above which the weaker box goes (default: 0.45)"
     )
     parser.add_argument(
-        "--max-detections", type=_positive, default=300, help="most boxes per image (default: 300)"
+        "--max-det",
+        "--max-detections",
+        dest="max_detections",
+        type=_positive,
+        default=300,
+        help="most boxes per image (default: 300)",
     )
     parser.add_argument(
-        "--image-size", type=_positive, help="pixels, checkpoints only (default: as the model was trained)"
+        "--image-size", type=_positive, metavar="PIXELS", help="longest side (default: the model's own)"
     )
     parser.add_argument(
         "--augment",
         action="store_true",
         help="checkpoints only: look at each image three times, also smaller and mirrored",
     )
-    return parser.parse_args(argv)
 
 
 def _fraction(text: str) -> float:

@@ -1,88 +1,83 @@
-"""Open a model to predict with: from the registry, or from a checkpoint file."""
+"""Open a model to predict with: from the registry, or a checkpoint or an export on this machine."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.config import load_section
+from components.registry import REGISTRY
 from components.runner import Options, load_params
-from components.store import TrackingConfig
+from components.store import TrackingConfig, connect, load_pyfunc, refusals
 from yolo_core.data.images import Pixels
+from yolo_core.detector import BEST, CHECKPOINT, Detector, request_of
 from yolo_core.errors import UsageError
 
-REGISTRY = "models:/"
 Detections = list[dict[str, Any]]
+_CHECKPOINTS = (".pt", ".safetensors")
+_EXPORT = "export"
+_LARGEST = 2**15  # pixels; on one's own machine the memory is the limit
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Thresholds:
-    """What to keep: least score, overlap limit (both 0..1) and most boxes per image."""
-
-    confidence: float
-    iou: float
-    max_detections: int
-
-
-def open_model(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels], Detections]:
+def open_model(options: Namespace) -> Callable[[Pixels], Detections]:
     """Return a function from an (H, W, 3) BGR image to its detections.
 
-    They are what `yolo_core.engine.detections.describe` makes of them, for either kind of model.
+    They are what `yolo_core.engine.detections.describe` makes of them, for either kind of model: a registered
+    one computes with the same `Detector`.
 
     Raises:
-        UsageError: no such model, a checkpoint that cannot be read, or an option that is for checkpoints.
+        UsageError: no such model, a file that cannot be read, or an option that the model does not take.
         UnreachableError: MLflow does not answer.
     """
     if options.model.startswith(REGISTRY):
-        if options.image_size is not None:
-            raise UsageError("--image-size is for checkpoints; a registered model has its own size")
         if options.augment:
             raise UsageError("--augment is for checkpoints; a registered model may take one shape only")
-        return _registered(options, thresholds)
-    return _checkpoint(options, thresholds)
+        return _registered(options)
+    return _local(options)
 
 
-def _registered(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels], Detections]:
-    from components.store import connect, load_pyfunc
-
+def _registered(options: Namespace) -> Callable[[Pixels], Detections]:
     params = load_params(Options.of(options))
     connect(load_section(params, "tracking", TrackingConfig), Path(options.workspace).resolve(), create=False)
     model = load_pyfunc(options.model)
-    chosen = {"conf": thresholds.confidence, "iou": thresholds.iou, "max_det": thresholds.max_detections}
+    chosen = _params(options)
 
     def run(image: Pixels) -> Detections:
-        found: Detections = model.predict([image], params=chosen)[0]
+        with refusals():
+            found: Detections = model.predict([image], params=chosen)[0]
         return found
 
     return run
 
 
-def _checkpoint(options: Namespace, thresholds: Thresholds) -> Callable[[Pixels], Detections]:
-    from yolo_core.engine.detections import describe
-    from yolo_core.engine.evaluate import EvalSettings, detect
-    from yolo_core.metrics.nms import NmsSettings
-    from yolo_core.model.variants import get_variant
-    from yolo_core.model.weights import load_checkpoint
-
+def _local(options: Namespace) -> Callable[[Pixels], Detections]:
     path = Path(options.model)
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(
-            f"no checkpoint at {path}; name a file, or a registered model as models:/NAME@champion"
+            f"no model at {path}; name a checkpoint, an export, or a registered model as "
+            "models:/NAME@champion"
         )
-    model = load_checkpoint(path)
-    size = options.image_size or int(
-        model.metadata.get("image_size") or get_variant(model.variant).train_size
-    )
-    nms = NmsSettings(
-        confidence=thresholds.confidence, iou=thresholds.iou, max_detections=thresholds.max_detections
-    )
-    settings = EvalSettings(image_size=size, nms=nms, augment=options.augment)
-    model.fuse()
+    if options.backend is not None:
+        raise UsageError("--backend is for registered models; a checkpoint or an export is one itself")
+    name = CHECKPOINT if path.suffix in _CHECKPOINTS else _EXPORT
+    detector = Detector({name: path}, [name])
+    request = replace(request_of({**_params(options), "backend": name}, _LARGEST), augment=options.augment)
+    detector.runner(request)  # says now what is wrong, before any image is worked on
 
     def run(image: Pixels) -> Detections:
-        return describe(detect(model, [image], settings)[0], model.names)
+        return detector([image], request)[0]
 
     return run
+
+
+def _params(options: Namespace) -> dict[str, Any]:
+    return {
+        "conf": options.confidence,
+        "iou": options.iou,
+        "max_det": options.max_detections,
+        "size": options.image_size or 0,
+        "backend": options.backend or BEST,
+    }

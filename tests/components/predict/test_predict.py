@@ -11,6 +11,9 @@ import pytest
 
 from components.predict.command import output_paths, summary
 from components.predict.draw import colour, draw
+from yolo_core import load_checkpoint
+from yolo_core.export.backends import export
+from yolo_core.export.base import ExportSettings
 
 
 @pytest.fixture
@@ -59,9 +62,24 @@ def test_json_and_thresholds(weights: Path, photos: list[Path], launch: Any, tmp
         assert 0 <= top < bottom <= height
         assert one["score"] > 0.25
     assert len(found("--confidence", "0.01")) > len(usual)
+    assert found("--conf", "0.01", "--max-det", "3") == found("--confidence", "0.01")[:3]
+    assert len(found("--iou", "0.9")) > len(usual)
     assert found("--augment") != usual
     assert len(found("--max-detections", "1")) == 1
     assert found("--confidence", "1.0") == []
+
+
+def test_an_export_is_a_model_too(weights: Path, photos: list[Path], launch: Any, tmp_path: Path) -> None:
+    exported = export("torchscript", load_checkpoint(weights), tmp_path, ExportSettings(image_size=320))
+    words = ("--out", tmp_path / "out", "--json", photos[0])
+    done = launch("predict", "--model", exported, *words)
+    assert done.code == 0, done.err
+    assert done.result["images"][0]["detections"]
+    refused = launch("predict", "--model", exported, "--image-size", "640", *words)
+    assert refused.code == 2
+    assert "takes 320 pixels only, not 640" in refused.complaint
+    augmented = launch("predict", "--model", exported, "--augment", *words)
+    assert "cannot look three times" in augmented.complaint
 
 
 @pytest.mark.parametrize(
@@ -72,17 +90,18 @@ def test_json_and_thresholds(weights: Path, photos: list[Path], launch: Any, tmp
         (
             ["--model", "none.pt", "PHOTO"],
             2,
-            "no checkpoint at none.pt; name a file, or a registered model as",
+            "no model at none.pt; name a checkpoint, an export, or a registered model as",
         ),
         (["--model", "text.jpg", "PHOTO"], 2, "text.jpg"),
         (["--model", "WEIGHTS"], 2, "the following arguments are required: IMAGE"),
         (["--model", "WEIGHTS", "PHOTO", "--confidence", "2"], 2, "invalid fraction (0..1) value: '2'"),
         (["--model", "WEIGHTS", "PHOTO", "--max-detections", "0"], 2, "invalid positive whole number value"),
         (["--model", "models:/none@champion", "PHOTO"], 2, "no model at models:/none@champion"),
+        (["--model", "WEIGHTS", "PHOTO", "--backend", "onnx"], 2, "--backend is for registered models"),
         (
-            ["--model", "models:/x@champion", "PHOTO", "--image-size", "64"],
+            ["--model", "WEIGHTS", "PHOTO", "--image-size", "8"],
             2,
-            "--image-size is for checkpoints",
+            "param size must be 0, or 32 to 32768 pixels",
         ),
         (["--model", "models:/x@champion", "PHOTO", "--augment"], 2, "--augment is for checkpoints"),
         (

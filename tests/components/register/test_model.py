@@ -211,3 +211,19 @@ def test_a_backend_that_cannot_run_is_passed_over(
     assert [record.message[:36] for record in caplog.records] == ["backend torchscript is passed over: "]
     with pytest.raises(CheckpointError, match=r"model\.torchscript is broken"):
         detector([cv2.imread(str(photo))], Request(backend="torchscript"))
+
+
+def test_predict_draws_from_the_registry(
+    registered: Registered, launch: Any, photo: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    store = ("--params", registered.root / "params.yaml", "--workspace", registered.root)
+    words = ("predict", "--model", f"models:/{NAME}/1", *store, "--out", tmp_path, "--json", photo)
+    done = launch(*words, "--backend", "checkpoint")
+    assert done.code == 0, done.err
+    (image,) = done.result["images"]
+    assert same(image["detections"], expected)
+    assert Path(image["output"]).is_file()
+    assert launch(*words, "--image-size", "160").result["images"][0]["detections"] != image["detections"]
+    refused = launch(*words, "--backend", "onnx")
+    assert refused.code == 2
+    assert "unknown backend 'onnx'; choose from best, checkpoint, torchscript" in refused.complaint
