@@ -6,7 +6,8 @@ from airflow.sdk import Asset
 
 # A new dataset version; the event's extra may name its ``source`` and ``revision``. Starts retrain.
 DATASET = Asset("yolo-mlops://dataset")
-# A registered version: ``name``, ``version``, ``run_id`` and ``promote`` of the form. Starts promote.
+# Registered versions: ``models``, a list of ``name`` and ``version``; ``run_id`` and ``promote`` of the
+# form. Starts promote. One event for all of a run: Airflow may overlook one that comes just after another.
 REGISTERED_MODEL = Asset("yolo-mlops://registered-model")
 # Another champion, by promotion or rollback: ``model``, ``version``, ``action``, ``by``. For DAGs of others.
 CHAMPION = Asset("yolo-mlops://champion")

@@ -19,7 +19,7 @@ from pipelines.settings import S3_SCHEME, AirflowSettings
 from pipelines.stage import Stage
 from pipelines.to_airflow.backends import COMMAND, image_of, last_result, params_words
 from pipelines.to_airflow.links import DataDocsLink, MlflowLink
-from pipelines.to_airflow.operators import FINAL_CODES, KEPT, announce, stage_named, stage_words
+from pipelines.to_airflow.operators import FINAL_CODES, kept_of_stage, stage_named, stage_words
 from pipelines.to_airflow.place import container_environment, workspace
 
 _INSIDE = "/work"  # where the image expects a local workspace
@@ -75,8 +75,7 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
                 reason = (self.result or {}).get("error", "the message above says why")
                 raise AirflowFailException(f"exit code {code[1]}: {reason}; not tried again") from None
             raise
-        announce(self, context)
-        return {key: self.result[key] for key in KEPT if key in self.result} if self.result else None
+        return kept_of_stage(self.result)
 
     def prepare(self, context: Mapping[str, Any]) -> None:
         """Set command, environment and mounts for this run: after templates were rendered, so none is."""

@@ -13,7 +13,7 @@ from pipelines.settings import S3_SCHEME, AirflowSettings
 from pipelines.stage import Resources, Stage
 from pipelines.to_airflow.backends import COMMAND, image_of, params_words
 from pipelines.to_airflow.links import MlflowLink
-from pipelines.to_airflow.operators import announce, stage_named, stage_words
+from pipelines.to_airflow.operators import stage_named, stage_words
 from pipelines.to_airflow.place import workspace
 
 _USER = 10001  # of the images
@@ -98,7 +98,6 @@ class PodStageOperator(KubernetesPodOperator):  # type: ignore[misc]
         """Run the pod to its end."""
         self.prepare(context)
         super().execute(context)
-        announce(self, context)
 
     def prepare(self, context: Mapping[str, Any]) -> None:
         """Set the arguments for this run: after templates were rendered, so none is.

@@ -18,9 +18,8 @@ from pipelines.detached import Detached
 from pipelines.settings import REPO, params_file, read_params
 from pipelines.stage import Stage
 from pipelines.stages import STAGES
-from pipelines.to_airflow.assets import REGISTERED_MODEL
 from pipelines.to_airflow.failure import tell_failure
-from pipelines.to_airflow.form import ASK, filled_form, one_line, overrides
+from pipelines.to_airflow.form import filled_form, one_line, overrides
 from pipelines.to_airflow.links import DataDocsLink, MlflowLink
 from pipelines.to_airflow.place import process_environment, task_folder, workspace
 
@@ -158,11 +157,8 @@ class StageOperator(CommandOperator):
         used = {key: params.get(key) for key in stage_named(self.stage).params}
         return {"words": list(words), "params": one_line(used)}
 
-    def execute(self, context: Mapping[str, Any]) -> Any:
-        """Run the stage; tell of a model that it registered."""
-        result = super().execute(context)
-        announce(self, context)
-        return result
+    def _kept(self, result: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return kept_of_stage(result)
 
     def _key(self, _context: Mapping[str, Any]) -> str:
         return f"{self.task_id}.{self.variant}" if self.variant else str(self.task_id)
@@ -185,15 +181,10 @@ def stage_words(stage: str, variant: str | None, context: Mapping[str, Any], pla
     return words + [f"--set={item}" for item in overrides(form, source)]
 
 
-def announce(task: Any, context: Mapping[str, Any]) -> None:
-    """Fill in the asset event of a task that registered a model: what the promote DAG needs to know."""
-    if REGISTERED_MODEL not in task.outlets:
-        return
-    result = getattr(task, "result", None) or {}
-    receipt = result.get("result") or {}
-    context["outlet_events"][REGISTERED_MODEL].extra = {
-        "name": receipt.get("name") or f"{read_params()['register']['name_prefix']}{task.variant}",
-        "version": receipt.get("version"),
-        "run_id": context["run_id"],
-        "promote": context["params"].get("promote", ASK),
-    }
+def kept_of_stage(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what later tasks may know of a stage: ids and places, and the version if it made one."""
+    if not result:
+        return None
+    receipt = result.get("result")
+    made = {key: receipt[key] for key in ("name", "version") if key in receipt} if receipt else {}
+    return {**{key: result[key] for key in KEPT if key in result}, **made}

@@ -67,26 +67,27 @@ def candidates(**context: Any) -> list[dict[str, Any]]:
     if not events:
         params = _known_params(context)
         return [{"model": params["model"], "version": params["version"], "promote": ASK, "run_id": None}]
-    found = {}
-    for event in events:
-        extra = event.extra or {}
-        model, version = extra.get("name"), extra.get("version")
-        mode = extra.get("promote", ASK)
-        if not isinstance(model, str) or not re.fullmatch(_NAME, model):
-            raise AirflowFailException(f"event names no model: {model!r}")
-        if version is not None and not re.fullmatch("[0-9]+", str(version)):
-            raise AirflowFailException(f"event names no version of {model}: {version!r}")
-        if mode not in (ASK, AUTOMATICALLY, NO):
-            raise AirflowFailException(
-                f"event: promote is {mode!r}; it is one of {ASK}, {AUTOMATICALLY}, {NO}"
-            )
-        found[model] = {
-            "model": model,
-            "version": None if version is None else str(version),
-            "promote": mode,
-            "run_id": extra.get("run_id"),
-        }
+    found = {one["model"]: one for event in events for one in _told(event.extra or {})}
     return [one for one in found.values() if one["promote"] != NO]
+
+
+def _told(extra: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the candidates that an event names; whoever may make events could write anything there."""
+    mode, models = extra.get("promote", ASK), extra.get("models")
+    if mode not in (ASK, AUTOMATICALLY, NO):
+        raise AirflowFailException(f"event: promote is {mode!r}; it is one of {ASK}, {AUTOMATICALLY}, {NO}")
+    if not isinstance(models, list) or not all(isinstance(one, dict) for one in models):
+        raise AirflowFailException(f"event: models is {models!r}; it is a list of name and version")
+    found = []
+    for one in models:
+        name, version = one.get("name"), one.get("version")
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+            raise AirflowFailException(f"event names no model: {name!r}")
+        if version is not None and not re.fullmatch("[0-9]+", str(version)):
+            raise AirflowFailException(f"event names no version of {name}: {version!r}")
+        version = None if version is None else str(version)
+        found.append({"model": name, "version": version, "promote": mode, "run_id": extra.get("run_id")})
+    return found
 
 
 def _known_params(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipelines.stage import Stage, in_order, upstream
 from pipelines.to_airflow.assets import DATASET, REGISTERED_MODEL
 from pipelines.to_airflow.backends import stage_operator
 from pipelines.to_airflow.failure import tell_failure
-from pipelines.to_airflow.form import filled_form, overrides
+from pipelines.to_airflow.form import ASK, filled_form, overrides
 from pipelines.to_airflow.links import OPEN
 from pipelines.to_airflow.operators import CommandOperator
 
@@ -60,6 +60,7 @@ def add_tasks(stages: Sequence[Stage], settings: AirflowSettings) -> None:
         opened >> tasks[stage.name]
         for before in upstream(stage, stages):
             tasks[before.name] >> tasks[stage.name]
+    tasks["announce"] = _announce(tasks["register"].output)
     close = CloseRun(task_id=CLOSE, doc_md="Close the pipeline's run in MLflow: FINISHED or FAILED.")
     for made in tasks.values():
         made >> close
@@ -73,7 +74,6 @@ def _stage_task(stage: Stage, plan: Any, settings: AirflowSettings) -> Any:
         "stage": stage.name,
         "pool": settings.pool if stage.name in POOLED else "default_pool",
         "execution_timeout": timedelta(hours=settings.timeout_hours[stage.name]),
-        "outlets": [REGISTERED_MODEL] if stage.name == "register" else [],
         "doc_md": _describe(stage),
     }
     if stage.foreach is None:
@@ -141,3 +141,20 @@ def _plan(**context: Any) -> list[str]:
     form = filled_form(context)
     overrides(form, str(read_params().get("dataset", {}).get("source", "builtin")))
     return list(dict.fromkeys(form["variants"]))
+
+
+@task(  # type: ignore[untyped-decorator]
+    task_id="announce", outlets=[REGISTERED_MODEL], doc_md="Tell of the registered versions: promote starts."
+)
+def _announce(receipts: Any, **context: Any) -> None:
+    """Fill in the asset event; ``receipts`` are what the stage register returned: nothing, if in pods."""
+    models = [{"name": one["name"], "version": one["version"]} for one in receipts or () if "name" in one]
+    if not models:  # promote then takes the challengers
+        prefix = read_params()["register"]["name_prefix"]
+        variants = dict.fromkeys(context["params"]["variants"])
+        models = [{"name": f"{prefix}{variant}", "version": None} for variant in variants]
+    context["outlet_events"][REGISTERED_MODEL].extra = {
+        "models": models,
+        "run_id": context["run_id"],
+        "promote": context["params"].get("promote", ASK),
+    }

@@ -14,7 +14,7 @@ from pipelines.settings import load_settings, read_params
 from pipelines.stages import STAGES
 from pipelines.to_airflow.backends import stage_operator
 from pipelines.to_airflow.operators import stage_named
-from pipelines.to_airflow.place import safe_name, workspace
+from pipelines.to_airflow.place import safe_name
 from tests.dags.contexts import RUN_ID, context
 
 SECRET = "planted-secret"
@@ -198,19 +198,3 @@ def test_pod_needs_a_bucket(settings: Any) -> None:
     made = operator("dataset", settings("kubernetes"))
     with pytest.raises(Exception, match="pods need YOLO_MLOPS_RUNS=s3://"):
         made.prepare(context())
-
-
-def test_pod_tells_of_the_model_without_its_version(settings: Any, monkeypatch: Any) -> None:
-    """A pod returns nothing; the promote DAG then takes the challenger."""
-    from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-
-    from pipelines.to_airflow.assets import REGISTERED_MODEL
-
-    monkeypatch.setenv("YOLO_MLOPS_RUNS", "s3://bucket/runs")
-    made = operator("register", settings("kubernetes"), outlets=[REGISTERED_MODEL])
-    monkeypatch.setattr(KubernetesPodOperator, "execute", lambda self, context: None)
-    given = context()
-    made.execute(given)
-    extra = given["outlet_events"][REGISTERED_MODEL].extra
-    assert extra == {"name": "detector-yolov5n", "version": None, "run_id": RUN_ID, "promote": "ask"}
-    assert workspace(RUN_ID).startswith("s3://"), "no folder was made"

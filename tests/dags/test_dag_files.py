@@ -66,7 +66,7 @@ def test_order_follows_the_stages(bag: Any) -> None:
     from pipelines.stages import STAGES
 
     tasks = bag.dags["retrain"].task_dict
-    assert set(tasks) == {"plan", "open", "close", *(stage.name for stage in STAGES)}
+    assert set(tasks) == {"plan", "open", "announce", "close", *(stage.name for stage in STAGES)}
     for stage in STAGES:
         wanted = {"open", *(up.name for up in upstream(stage, STAGES)), *(["plan"] if stage.foreach else [])}
         assert tasks[stage.name].upstream_task_ids == wanted
@@ -92,7 +92,7 @@ def test_retries_timeouts_pool_and_outlets(bag: Any) -> None:
         assert options["retries"] == settings.retries
         assert options["retry_exponential_backoff"] > 1
         assert options["pool"] == (settings.pool if name in ("train", "study", "export") else "default_pool")
-    (outlet,) = tasks["register"].partial_kwargs["outlets"]
+    (outlet,) = tasks["announce"].outlets
     assert outlet.name == "yolo-mlops://registered-model"
 
 

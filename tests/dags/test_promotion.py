@@ -22,7 +22,7 @@ from pipelines.to_airflow.promotion import (
     candidates,
     describe_gate,
 )
-from pipelines.to_airflow.retrain import CloseRun
+from pipelines.to_airflow.retrain import CloseRun, _announce
 from tests.dags.contexts import RUN_ID, context
 
 CANDIDATE = {"model": "detector-yolov5n", "version": "3", "promote": "ask", "run_id": "r1"}
@@ -56,42 +56,50 @@ def test_person_names_the_model() -> None:
 
 
 def test_events_name_the_models() -> None:
-    """Airflow makes one run of the events of a retrain run's variants."""
+    def event(*models: Any, **changes: Any) -> dict[str, Any]:
+        return {"models": list(models), "run_id": "r1", "promote": "ask", **changes}
 
-    def event(**changes: Any) -> dict[str, Any]:
-        return {"name": "m-n", "version": "3", "run_id": "r1", "promote": "ask", **changes}
-
-    found = chosen(
-        **events(
-            event(), event(name="m-s", promote="no"), event(version="4"), event(name="m-m", version=None)
-        )
-    )
+    n3, n4 = ({"name": "m-n", "version": version} for version in ("3", "4"))
+    small, medium = {"name": "m-s", "version": "1"}, {"name": "m-m", "version": None}
+    found = chosen(**events(event(n3, medium), event(small, promote="no"), event(n4)))
     assert [(one["model"], one["version"]) for one in found] == [("m-n", "4"), ("m-m", None)]
     for wrong in (
-        {"name": "m; rm"},
-        {"name": None},
-        {"name": "--force"},
-        {"version": "3 --force"},
-        {"promote": "now"},
-        {"name": "../m"},
-        {"name": "m\n"},
+        {"name": "m; rm", "version": "3"},
+        {"name": None, "version": "3"},
+        {"name": "--force", "version": "3"},
+        {"name": "m-n", "version": "3 --force"},
+        {"name": "../m", "version": "3"},
+        {"name": "m\n", "version": "3"},
+        "m-n",
     ):
         with pytest.raises(Exception, match="event"):
-            chosen(**events(event(**wrong)))
+            chosen(**events(event(wrong)))
+    with pytest.raises(Exception, match="event: promote is 'now'"):
+        chosen(**events(event(n3, promote="now")))
+    with pytest.raises(Exception, match="event: models is 'm-n'"):
+        chosen(**events(event(models="m-n")))
 
 
-def test_stage_that_registered_tells_of_the_version(interpreter: Any) -> None:
+def test_one_event_tells_of_all_versions_of_a_run(interpreter: Any) -> None:
+    """Two events at once would be one too many: Airflow may overlook the second."""
     interpreter("print(json.dumps({'stage': 'register', 'result': {'name': 'm-n', 'version': '7'}}))")
-    operator = StageOperator(
-        task_id="register", stage="register", variant="yolov5n", outlets=[REGISTERED_MODEL]
-    )
+    operator = StageOperator(task_id="register", stage="register", variant="yolov5n")
     given = context(params={"promote": "automatically"})
-    operator.execute(given)
+    receipt = operator.execute(given)
+    assert receipt == operator.execute(given) == {"stage": "register", "name": "m-n", "version": "7"}
+    other = {"stage": "register", "name": "m-s", "version": "2"}
+    _announce.function([receipt, other], **given)
+    models = [{"name": "m-n", "version": "7"}, {"name": "m-s", "version": "2"}]
     extra = given["outlet_events"][REGISTERED_MODEL].extra
-    assert extra == {"name": "m-n", "version": "7", "run_id": RUN_ID, "promote": "automatically"}
-    again = context()
-    operator.execute(again)
-    assert again["outlet_events"][REGISTERED_MODEL].extra["version"] == "7", "a cleared task tells it, too"
+    assert extra == {"models": models, "run_id": RUN_ID, "promote": "automatically"}
+    assert [one["model"] for one in chosen(**events(extra))] == ["m-n", "m-s"]
+
+
+def test_pods_tell_no_version(interpreter: Any) -> None:
+    given = context(params={"variants": ["yolov5n", "yolov5s", "yolov5n"]})
+    _announce.function([], **given)
+    models = given["outlet_events"][REGISTERED_MODEL].extra["models"]
+    assert models == [{"name": f"detector-yolov5{size}", "version": None} for size in "ns"]
 
 
 def test_gate_looks_at_the_data_of_the_run(interpreter: Any, tmp_path: Path) -> None:
