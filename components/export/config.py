@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yolo_core.export.backends import FORMATS
-from yolo_core.export.parity import Limits
-from yolo_core.export.parity_verdict import Enough
-from yolo_core.metrics.nms import NmsSettings
+from yolo_core.export.limits import Enough, Limits
 
+# Of `yolo_core.export.backends.FORMATS`, whose import takes seconds.
+FORMATS = (
+    "torchscript",
+    "onnx",
+    "onnx-nms",
+    "onnx-image",
+    "onnx-int8",
+    "openvino",
+    "openvino-fp16",
+    "openvino-int8",
+    "saved_model",
+    "keras",
+    "tflite",
+    "tflite-fp16",
+    "tflite-int8",
+    "coreml",
+    "tensorrt",
+)
 SPLITS = ("auto", "val", "test", "train")
 
 
@@ -22,19 +37,22 @@ class InsideNms:
 
     def __post_init__(self) -> None:
         """Check the ranges; ValueError names the field."""
-        _ = self.settings
-
-    @property
-    def settings(self) -> NmsSettings:
-        """As the library takes them."""
-        return NmsSettings(confidence=self.confidence, iou=self.iou, max_detections=self.max_detections)
+        for name in ("confidence", "iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        if self.max_detections < 1:
+            raise ValueError(f"max_detections must be 1 or more, got {self.max_detections}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecisionLimits:
-    """What a format may differ by, by the precision that it runs in."""
+    """What a format may differ by, by the precision that it runs in; ``image`` if it takes pictures.
+
+    A letterbox inside the file rounds elsewhere, so such a format differs from the first pixel on.
+    """
 
     fp32: Limits
+    image: Limits
     fp16: Limits
     bf16: Limits
     int8: Limits

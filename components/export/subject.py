@@ -20,6 +20,7 @@ from yolo_core.export.base import ExportSettings
 from yolo_core.export.calibration import CalibrationImages, choose_images
 from yolo_core.export.files import digest_of
 from yolo_core.export.parity_evidence import Chosen
+from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel
 from yolo_core.model.variants import get_variant
 from yolo_core.model.weights import load_checkpoint
@@ -80,7 +81,7 @@ def prepare(config: ExportConfig, job: Job) -> Subject:
         dynamic=config.dynamic,
         opset=config.opset,
         simplify=config.simplify,
-        nms=config.nms.settings,
+        nms=NmsSettings(**asdict(config.nms)),
         model_digest=digest_of(weights),
         dataset_digest=dataset.digest,
         code_digest=f"sha256:{code_digest()}",

@@ -23,7 +23,8 @@ from yolo_core.data.images import Pixels
 from yolo_core.data.letterbox import Letterboxed, letterbox, to_original
 from yolo_core.engine.inference import VALIDATION, Rows
 from yolo_core.export.backend import Backend
-from yolo_core.export.parity import NMS, Parity, Predict, Tally, Tolerance, as_tensor
+from yolo_core.export.limits import Parity, Tolerance
+from yolo_core.export.parity import NMS, Predict, Tally, as_tensor
 from yolo_core.export.parity_verdict import Accuracy
 from yolo_core.metrics.bootstrap import BootstrapSettings, differences_of, intervals_of, resample
 from yolo_core.metrics.coco_matching import CocoMatches, ImageTruth, load_matches, match_images, save_matches

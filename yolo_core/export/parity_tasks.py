@@ -25,9 +25,10 @@ from yolo_core.export.backends import export, get_format, load_exported
 from yolo_core.export.base import ExportSettings, prepare
 from yolo_core.export.calibration import choose_images
 from yolo_core.export.files import digest_of, size_of
-from yolo_core.export.parity import Limits, latency_ms, to_input
+from yolo_core.export.limits import Enough, Limits
+from yolo_core.export.parity import latency_ms, to_input
 from yolo_core.export.parity_evidence import Evidence, check
-from yolo_core.export.parity_verdict import Accuracy, Enough, decide
+from yolo_core.export.parity_verdict import Accuracy, decide
 from yolo_core.metrics.bootstrap import BootstrapSettings
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.weights import load_checkpoint
@@ -41,7 +42,7 @@ def export_and_check(request: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         request: format, weights, variant, settings (see `settings_of`), folder to write to, evidence folder,
-            limits by precision, enough, draws.
+            limits (by precision; image: of formats that take pictures), enough, draws.
 
     Returns:
         What the report says of it: file, megabytes, sha256, export_seconds, verdict, reasons, and its parity
@@ -64,7 +65,9 @@ def export_and_check(request: Mapping[str, Any]) -> dict[str, Any]:
     if reason is not None:
         return {**row, "verdict": "INSUFFICIENT", "reasons": [f"it cannot run here: {reason}"]}
     backend = load_exported(path)
-    limits = Limits(**request["limits"][backend.precision])
+    # A letterbox in the graph rounds elsewhere than ours, so all that follows differs.
+    kind = "image" if backend.input == "image" else backend.precision
+    limits = Limits(**request["limits"][kind])
     parity, accuracy = check(
         Evidence(Path(request["evidence"])), backend, limits.tolerance, BootstrapSettings(**request["draws"])
     )

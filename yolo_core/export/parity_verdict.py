@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from yolo_core.export.parity import Limits, Parity
+from yolo_core.export.limits import Enough, Limits, Parity
 from yolo_core.metrics.bootstrap import FEWEST_IMAGES, Difference
 
 Kind = Literal["PASS", "FAIL", "INSUFFICIENT"]
@@ -31,21 +31,6 @@ class Accuracy:
     pytorch_ap50: float
     difference: Difference
     difference50: Difference
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Enough:
-    """How much a verdict needs at least: images compared, detections of PyTorch in them, and true objects."""
-
-    images: int
-    detections: int
-    objects: int
-
-    def __post_init__(self) -> None:
-        """Check the ranges; ValueError names the field."""
-        for name in ("images", "detections", "objects"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from components.config import load_section
-from components.export.config import ExportConfig
+from components.export.config import FORMATS, ExportConfig
 from yolo_core.errors import UsageError
+from yolo_core.export import backends
 
 QUICK = ("torchscript", "onnx", "openvino")
+
+
+def test_formats_are_those_of_the_library() -> None:
+    assert tuple(backends.FORMATS) == FORMATS
 
 
 def test_the_projects_params_ask_for_quick_formats_and_enough_evidence(params: dict[str, Any]) -> None:
@@ -20,7 +25,7 @@ def test_the_projects_params_ask_for_quick_formats_and_enough_evidence(params: d
     assert config.parity_images >= config.enough.images >= 50
     assert config.opset >= 17
     assert config.limits.fp32.max_box_error is not None
-    assert config.nms.settings.max_detections == 300
+    assert config.nms.max_detections == 300
 
 
 def test_limits_are_looser_where_precision_is_lower(params: dict[str, Any]) -> None:

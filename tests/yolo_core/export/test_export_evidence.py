@@ -15,9 +15,9 @@ from torch import Tensor
 from yolo_core.data.coco import ClassTable, DetectionDataset, SourceImage, open_dataset, write_dataset
 from yolo_core.data.quarantine import write_quarantine
 from yolo_core.export.backend import Backend, DetectingBackend
-from yolo_core.export.parity import EXACT, Limits, Parity
+from yolo_core.export.limits import EXACT, Enough, Limits, Parity
 from yolo_core.export.parity_evidence import Chosen, Evidence, check, record
-from yolo_core.export.parity_verdict import Accuracy, Enough, Verdict, decide
+from yolo_core.export.parity_verdict import Accuracy, Verdict, decide
 from yolo_core.metrics.bootstrap import BootstrapSettings
 from yolo_core.metrics.nms import NmsSettings, non_max_suppression
 from yolo_core.model.graph import DetectionModel

@@ -21,8 +21,9 @@ from yolo_core.engine.evaluate import EvalSettings, detect
 from yolo_core.errors import UsageError
 from yolo_core.export.backends import FORMATS, export, load, load_exported
 from yolo_core.export.base import ExportSettings
+from yolo_core.export.limits import Limits
 from yolo_core.export.metadata import METADATA_KEY
-from yolo_core.export.parity import Limits, compare
+from yolo_core.export.parity import compare
 from yolo_core.metrics.nms import NmsSettings
 from yolo_core.model.graph import DetectionModel
 

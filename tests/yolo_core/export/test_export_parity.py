@@ -11,12 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from yolo_core.export.limits import Limits, Parity, Tolerance
 from yolo_core.export.parity import (
     NMS,
-    Limits,
-    Parity,
     Tally,
-    Tolerance,
     compare,
     detections_of,
     latency_ms,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from yolo_core.export.parity import Limits, Parity
-from yolo_core.export.parity_verdict import Accuracy, Enough, decide
+from yolo_core.export.limits import Enough, Limits, Parity
+from yolo_core.export.parity_verdict import Accuracy, decide
 from yolo_core.metrics.bootstrap import Difference
 
 LIMITS = Limits(

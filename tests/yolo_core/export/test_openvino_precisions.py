@@ -19,9 +19,10 @@ from yolo_core.errors import UsageError
 from yolo_core.export.backends import export, load_exported
 from yolo_core.export.base import ExportSettings, prepare
 from yolo_core.export.files import size_of
+from yolo_core.export.limits import Tolerance
 from yolo_core.export.metadata import METADATA_KEY
 from yolo_core.export.openvino_head import StraightHead, straight_head
-from yolo_core.export.parity import Tolerance, compare
+from yolo_core.export.parity import compare
 from yolo_core.model.graph import DetectionModel
 
 # Boxes of 128 px images, where an eighth of a pixel is much; tests/components/export judges by AP.
