@@ -178,7 +178,7 @@ def _rest(url: str, call: str, body: dict[str, Any] | None = None) -> dict[str, 
 def airflow_pages(driver: webdriver.Chrome, url: str, home: Path, folder: Path) -> None:
     """Log in with the generated password and picture the DAG, its form, and a promotion that waits."""
     user, password = next(iter(json.loads((home / "passwords.json").read_text(encoding="utf-8")).items()))
-    question = _question(url, user, password)
+    run, question = _airflow_places(url, user, password)
     driver.get(f"{url}/auth/login")
     WebDriverWait(driver, PATIENCE).until(
         expected_conditions.presence_of_element_located((By.NAME, "username"))
@@ -186,33 +186,41 @@ def airflow_pages(driver: webdriver.Chrome, url: str, home: Path, folder: Path) 
     driver.find_element(By.NAME, "password").send_keys(password)
     _click(driver, "button[type=submit]")
     _wait_for(driver, "Dags")
-    driver.get(f"{url}/dags/retrain")
+    driver.get(f"{url}{run}")
     _click(driver, "[aria-label^='Show Graph']")
     _wait_for(driver, "register")
+    _click(driver, "[aria-label='Collapse Details Panel']")
+    driver.set_window_size(1600, 620)  # the graph is wide
+    _click(driver, ".react-flow__controls-fitview")
     _save(driver, folder / "airflow-graph.png")
+    driver.set_window_size(1280, 1400)  # form and question are longer than a page
+    driver.get(f"{url}/dags/retrain")
     _click(driver, "[aria-label='Trigger Dag']")
     _wait_for(driver, "Model variants")
-    driver.set_window_size(1280, 1400)  # the form is longer than a page
     _save(driver, folder / "airflow-form.png")
-    driver.set_window_size(1280, 900)
     shoot(driver, f"{url}{question}", "Approve", folder / "airflow-approval.png")
 
 
-def _question(url: str, user: str, password: str) -> str:
-    """Return the page of a promotion that waits for a person; ends the script if none does."""
+def _airflow_places(url: str, user: str, password: str) -> tuple[str, str]:
+    """Return the pages of the last run of retrain and of a promotion that waits; ends if none does."""
     login = {"username": user, "password": password}
     token = requests.post(f"{url}/auth/token", json=login, timeout=PATIENCE).json()["access_token"]
-    answer = requests.get(
-        f"{url}/api/v2/dags/promote/dagRuns/~/hitlDetails?response_received=false",
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=PATIENCE,
-    )
-    waiting = answer.json()["hitl_details"]
-    if not waiting:
-        raise SystemExit("error: no promotion waits for a person; trigger the DAG promote first")
+
+    def ask(path: str) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {token}"}
+        found: dict[str, Any] = requests.get(
+            f"{url}/api/v2/dags/{path}", headers=headers, timeout=PATIENCE
+        ).json()
+        return found
+
+    runs = ask("retrain/dagRuns?limit=1&order_by=-run_after")["dag_runs"]
+    waiting = ask("promote/dagRuns/~/hitlDetails?response_received=false")["hitl_details"]
+    if not runs or not waiting:
+        raise SystemExit("error: trigger retrain with Promotion: ask, and wait for the question of promote")
     task = waiting[0]["task_instance"]
     place = f"/dags/promote/runs/{task['dag_run_id']}/tasks/{task['task_id']}"
-    return f"{place}/mapped/{task['map_index']}/required_actions"
+    question = f"{place}/mapped/{task['map_index']}/required_actions"
+    return f"/dags/retrain/runs/{runs[0]['dag_run_id']}", question
 
 
 def _click(driver: webdriver.Chrome, selector: str) -> None:
