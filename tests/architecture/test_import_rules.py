@@ -21,7 +21,10 @@ NEVER: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         {"pipelines.to_airflow": ("airflow", *CLUSTERS), "pipelines.to_kfp": ("kfp",)},
     ),
     "components": (("airflow", "kfp", "dvc"), {}),
-    "scripts": (("airflow", "yolo_core", "components", "pipelines"), {}),
+    "scripts": (
+        ("airflow", "yolo_core", "components", "pipelines"),
+        {"scripts.airflow": ("pipelines",)},  # the pool that the DAGs name
+    ),
 }
 # A library -> the only modules of components that may import it. One door each: a change of a library's
 # interface is then a change in one place.
