@@ -60,6 +60,7 @@ def test_stages_name_keys_and_code_that_exist(repo: Path, params: dict[str, Any]
     for stage in STAGES:
         assert set(stage.params) <= params.keys()
         assert "tracking" not in stage.params, "a change of the MLflow address must re-train nothing"
+        assert "airflow" not in stage.params, "nor may a change of how the DAGs run"
         missing = [path for path in stage.code if not (repo / path).exists()]
         assert not missing, f"{stage.name} depends on code that is not there"
         assert stage.name in WORK
