@@ -8,13 +8,15 @@ from typing import Any
 from components.provenance import TAG_CODE, TAG_COMMIT, TAG_DIRTY, TAG_IMAGE, TAG_LOCK, TAG_PYTHON
 from components.register.blocks import UNSTATED, Block, Pairs, Section, Table, Text, html_of, markdown_of
 from components.register.limits import known_limits
-from components.register.order import verdict_of
+from yolo_core.metrics.bootstrap import FEWEST_IMAGES
 
 _INTENDED = (
     "Finding objects of the classes below in pictures like those of the dataset, as boxes in pixels with a "
     "score. Nobody has stated a use beyond that; for any other pictures, measure first."
 )
 _DIGITS = 3
+# What the study counts as the release does; precision and recall at the score of the best mean F1.
+_RELEASE = {"map": "mAP .5:.95", "map50": "mAP .5", "precision": "precision", "recall": "recall"}
 
 
 def card_text(document: Mapping[str, Any], name: str) -> str:
@@ -122,16 +124,14 @@ def _accuracy(document: Mapping[str, Any]) -> tuple[Block, ...]:
         ("COCO AP .5:.95", _with_interval(spread["coco_ap"])),
         ("COCO AP .5", _with_interval(spread["coco_ap50"])),
     ]
-    rows += [
-        (key, _number(metrics[key])) for key in ("map", "map50", "precision", "recall") if key in metrics
-    ]
+    rows += [(text, _number(metrics[key])) for key, text in _RELEASE.items() if key in metrics]
     sizes = [(row["size"], row["instances"], _number(row["ap"])) for row in found["per_size"]]
     classes = [
         (
             row["name"],
             row["train_instances"],
             row["instances"],
-            _with_interval(row["coco_ap"]),
+            _class_ap(row),
             _number(row["recall"]),
         )
         for row in found["per_class"]
@@ -140,7 +140,8 @@ def _accuracy(document: Mapping[str, Any]) -> tuple[Block, ...]:
         Text(
             f"Measured on split {found['split']}, {spread['images']} images, at {found['image_size']} px. "
             f"Intervals hold {spread['level']:.0%} of {spread['resamples']} resamples of the images: they "
-            "tell how sure the figure is on pictures of this kind, not on others."
+            "tell how sure the figure is on pictures of this kind, not on others. mAP, precision and recall "
+            "are counted as the release counts them."
         ),
         Table(("figure", "value"), tuple(rows)),
         Table(("object size", "objects", "AP"), tuple(sizes)),
@@ -162,7 +163,7 @@ def _exports(document: Mapping[str, Any]) -> tuple[Block, ...]:
     rows = [
         (
             name,
-            verdict_of(row),
+            row["verdict"],
             row.get("precision"),
             _number(row.get("latency_ms"), 2),
             _number(row.get("megabytes"), 1),
@@ -216,6 +217,14 @@ def _with_interval(found: Mapping[str, float] | None) -> str | None:
     if found is None:
         return None
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _class_ap(row: Mapping[str, Any]) -> str | None:
+    """Return a class's AP; of few images an interval would be too narrow to be true, so none is given."""
+    found = row["coco_ap"]
+    if found is None or row["images"] >= FEWEST_IMAGES:
+        return _with_interval(found)
+    return f"{found['value']:.3f} ({row['images']} images)"
 
 
 def _number(value: float | None, digits: int = _DIGITS) -> str | None:

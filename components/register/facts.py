@@ -12,7 +12,7 @@ from typing import Any
 from components.evidence import FORMAT
 from components.job import Job
 from components.provenance import provenance
-from components.register.order import best_first
+from components.register.order import best_first, precision_of, verdict_of
 from components.store import redacted
 from yolo_core.digest import record_of
 from yolo_core.errors import DataError
@@ -146,7 +146,11 @@ def _document(
         "export": {
             "pytorch_latency_ms": pytorch.get("latency_ms"),
             "order": best_first(reports.export),
-            "formats": {name: row for name, row in export.items() if isinstance(row, dict)},
+            "formats": {
+                name: {"verdict": verdict_of(row), "precision": precision_of(name), **row}
+                for name, row in export.items()
+                if isinstance(row, dict)
+            },
         },
         "lineage": {
             "pipeline_run_id": job.run_id,

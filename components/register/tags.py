@@ -8,7 +8,6 @@ from typing import Any
 from components.evidence import EXPORT_FIGURES, VALIDATION_FAILED, VALIDATION_PASSED
 from components.provenance import provenance
 from components.register.facts import Facts
-from components.register.order import verdict_of
 from components.tracking.tags import TAG_DATASET, TAG_MODEL, TAG_ORCHESTRATOR, TAG_RUN
 
 TAG_PARAMS = "params.digest"
@@ -44,6 +43,6 @@ def _export_tags(export: Mapping[str, Any]) -> dict[str, Any]:
     tags: dict[str, Any] = {"latency.pytorch": export.get("pytorch_latency_ms")}
     for name, row in export["formats"].items():
         tags[f"latency.{name}"] = row.get("latency_ms")
-        tags[f"export.{name}.verdict"] = verdict_of(row)
+        tags[f"export.{name}.verdict"] = row["verdict"]
         tags |= {f"export.{name}.{key}": row.get(key) for key in EXPORT_FIGURES}
     return tags

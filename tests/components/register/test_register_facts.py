@@ -90,7 +90,7 @@ def test_names_of_classes_cannot_mark_up_the_card(job: Job) -> None:
 
 
 def test_the_fastest_that_passed_comes_first_and_int8_is_left_out() -> None:
-    passed = {"verdict": "PASS"}
+    passed = {"passed": 1, "failed": 0}
     report = {
         "pytorch": {"latency_ms": 50.0},
         "onnx": {**passed, "latency_ms": 20.0},
@@ -99,10 +99,17 @@ def test_the_fastest_that_passed_comes_first_and_int8_is_left_out() -> None:
         "nonsense": {**passed, "latency_ms": 1.0},
     }
     assert best_first(report) == ["openvino", "onnx", "checkpoint", "torchscript"]
-    report["openvino"] = {"verdict": "FAIL", "latency_ms": 10.0}
-    report["onnx"] = {"verdict": "INSUFFICIENT", "latency_ms": 20.0}
+    report["openvino"] = {"passed": 0, "failed": 1, "latency_ms": 10.0}
+    report["onnx"] = {"passed": 0, "failed": 0, "latency_ms": 20.0}
     assert best_first(report) == ["checkpoint", "torchscript"]
     assert best_first({}) == ["checkpoint"]
+    lossy = {"onnx": {**passed, "latency_ms": 5.0, "ap_difference": -0.01}}
+    assert best_first(lossy) == ["checkpoint"]
+    assert best_first({"onnx-int8": {**passed, "latency_ms": 5.0}}) == ["checkpoint"]
+    assert best_first({"pytorch": {"detect_ms": 9, "latency_ms": 1}, "onnx": {**passed, "detect_ms": 8}}) == [
+        "onnx",
+        "checkpoint",
+    ]
 
 
 @pytest.mark.parametrize(
