@@ -8,8 +8,10 @@ check that the champion is the one that the decision was made against.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,7 +158,8 @@ class Mover:
         if found:
             number = max(found, key=int)
         else:
-            number = str(self.model.client.copy_model_version(source, target.name).version)
+            with redirect_stderr(io.StringIO()):  # MLflow's remarks
+                number = str(self.model.client.copy_model_version(source, target.name).version)
         before = target.must_be().champion
         if before != number:
             target.alias(PREVIOUS, before)

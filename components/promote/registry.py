@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.promote.config import check_name
-from components.store import TrackingConfig, connect, few_retries, mlflow_errors
+from components.store import TrackingConfig, connect, few_retries, mlflow_errors, redacted
 from components.tracking import ALIAS_CHAMPION
 from yolo_core.errors import UsageError
 
@@ -69,7 +69,9 @@ class RegisteredModel:
             with asking(self.client):
                 known = self.client.search_registered_models(max_results=1000)
             names = ", ".join(sorted(model.name for model in known)) or "none"
-            raise UsageError(f"no registered model {self.name!r} in MLflow at {self.uri}; known: {names}")
+            raise UsageError(
+                f"no registered model {self.name!r} in MLflow at {redacted(self.uri)}; known: {names}"
+            )
         return state
 
     def version(self, number: str) -> Any:

@@ -180,7 +180,10 @@ def latency(case: Case) -> Finding:
 
 
 def parity(case: Case) -> Finding:
-    """Every export gives what PyTorch gives, by the verdict of the export stage."""
+    """No export differs from PyTorch, by the verdict of the export stage, and one at least is proven not to.
+
+    What could not be judged, as it does not run where it was made, is told: nothing takes it for proven.
+    """
     rows = (case.challenger.facts.get("export") or {}).get("formats") or {}
     verdicts = {name: str(row.get("verdict", "unknown")) for name, row in rows.items()}
     failed = [name for name, verdict in verdicts.items() if verdict == FAIL]
@@ -188,11 +191,12 @@ def parity(case: Case) -> Finding:
         figures = tuple({"format": name, "reasons": rows[name].get("reasons")} for name in failed)
         reasons = "; ".join(f"{name}: {_reasons(rows[name])}" for name in failed)
         return Finding(verdict=FAIL, text=f"exports differ from PyTorch: {reasons}", figures=figures)
-    open_ = {name: verdict for name, verdict in verdicts.items() if verdict != PASS}
-    if open_ or not verdicts:
-        said = ", ".join(f"{name} is {verdict}" for name, verdict in open_.items()) or "nothing was exported"
-        return Finding(verdict=INSUFFICIENT, text=said)
-    return Finding(verdict=PASS, text=f"exports agree with PyTorch: {', '.join(verdicts)}")
+    proven = [name for name, verdict in verdicts.items() if verdict == PASS]
+    told = "; ".join(f"not judged, {name}: {_reasons(rows[name])}" for name in verdicts if name not in proven)
+    if not proven:
+        return Finding(verdict=INSUFFICIENT, text=told or "nothing was exported")
+    text = f"exports agree with PyTorch: {', '.join(proven)}"
+    return Finding(verdict=PASS, text=f"{text}; {told}" if told else text)
 
 
 def validation(case: Case) -> Finding:

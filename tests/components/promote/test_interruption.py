@@ -80,7 +80,7 @@ def settled(registry: Registry, launch: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("command", "step"), [("promote", 2), ("rollback", 3)])
+@pytest.mark.parametrize(("command", "step"), [("promote", 3), ("rollback", 5)])
 def test_a_retry_ends_in_the_same_state(
     registry: Registry, launch: Any, dying: Any, command: str, step: int
 ) -> None:
@@ -88,7 +88,9 @@ def test_a_retry_ends_in_the_same_state(
     while True:
         registry.name = f"detector-{command}-{last}"
         registry.client.create_registered_model(registry.name)
-        first = registry.add(0.5, alias="champion" if command == "promote" else "previous")
+        first = registry.add(
+            0.5, alias="champion" if command == "promote" else "previous", evidence=command == "promote"
+        )
         second = registry.add(0.7, alias="challenger" if command == "promote" else "champion")
         words = [command, "--model", registry.name, "--approve-by", "ada", "--set", "promote.resamples=20"]
         words += ["--set", f"promote.production_name={registry.name}-production"]

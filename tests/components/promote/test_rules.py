@@ -108,8 +108,13 @@ def test_latency() -> None:
 def test_parity_validation_and_data() -> None:
     assert found("parity", candidate("2", 0.7)).verdict == PASS
     assert found("parity", candidate("2", 0.7, export=None)).verdict == INSUFFICIENT
-    unsure = {"formats": {"onnx": {"verdict": "INSUFFICIENT"}, "tflite": {"verdict": "PASS"}}}
-    assert found("parity", candidate("2", 0.7, export=unsure)).text == "onnx is INSUFFICIENT"
+    elsewhere = {"verdict": "INSUFFICIENT", "reasons": ["it cannot run here: not macOS"]}
+    finding = found("parity", candidate("2", 0.7, export={"formats": {"coreml": elsewhere}}))
+    assert finding.verdict == INSUFFICIENT
+    assert finding.text == "not judged, coreml: it cannot run here: not macOS"
+    some = {"formats": {"coreml": elsewhere, "tflite": {"verdict": "PASS"}}}
+    finding = found("parity", candidate("2", 0.7, export=some))
+    assert (finding.verdict, "not judged, coreml" in finding.text) == (PASS, True)
     assert found("validation", candidate("2", 0.7)).verdict == PASS
     assert found("validation", candidate("2", 0.7, data={})).verdict == INSUFFICIENT
     assert found("data", candidate("2", 0.7)).verdict == PASS
