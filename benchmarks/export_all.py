@@ -13,6 +13,7 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,23 @@ def main() -> None:
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="keep the workspace, page and all, here")
     arguments = parser.parse_args()
     stop_without_assets()
-    names = tuple(name for name in arguments.formats if _installed(name))
     with tempfile.TemporaryDirectory() as scratch:
-        root = (arguments.save or Path(scratch)).resolve()
-        job = _job(root)
-        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-        config = load_section(params, "export", ExportConfig)
-        began, before = time.perf_counter(), _processor_seconds()
-        try:
-            run(replace(config, formats=names, image_size=arguments.size), job)
-        except YoloError as error:
-            print(f"the stage said: {error}")
-        wall, spent = time.perf_counter() - began, _processor_seconds() - before
-        _show(json.loads((root / "exports/yolov5n/parity.json").read_text(encoding="utf-8")))
+        run_stage((arguments.save or Path(scratch)).resolve(), arguments.formats, arguments.size)
+
+
+def run_stage(root: Path, formats: Sequence[str], size: int) -> None:
+    """Run the export stage in a workspace, on images of so many pixels a side; print its table and time."""
+    names = tuple(name for name in formats if _installed(name))
+    job = _job(root)
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    config = load_section(params, "export", ExportConfig)
+    began, before = time.perf_counter(), _processor_seconds()
+    try:
+        run(replace(config, formats=names, image_size=size), job)
+    except YoloError as error:
+        print(f"the stage said: {error}")
+    wall, spent = time.perf_counter() - began, _processor_seconds() - before
+    _show(json.loads((root / "exports/yolov5n/parity.json").read_text(encoding="utf-8")))
     print(f"{len(names)} formats: {wall:.0f} s on the clock, {spent:.0f} s of processor time")
 
 
