@@ -169,15 +169,15 @@ def with_letterbox(proto: Any, side: int) -> Any:
     pixels. Shrinking averages over areas in float32, and growing is linear, as in our own letterbox;
     OpenCV's integers there make single pixels differ by 1 of 255.
     """
-    first = parse_graph(_letterbox(side), proto, "letterbox/")
+    first = letterbox_graph(side, proto)
     given = f"float[1, m, 6] {_FILLED[0]}, int64[1] {_FILLED[1]}, {_WAY_BACK}"
     last = parse_graph(f"back ({given}) => (float[n, 6] {DETECTIONS}) {{{_OUTPUT}}}", proto, "back/")
     joined = joined_graph(first, proto, {"letterboxed": INPUT})
     return joined_graph(joined, last, {name: name for name in (*_FILLED, "shift", "ratio", "limit")})
 
 
-def _letterbox(side: int) -> str:
-    """Return the first part: image -> the detector's input, and how to get back from it."""
+def letterbox_graph(side: int, like: Any) -> Any:
+    """Return the first part, in the opset of a graph: image -> the detector's input, and the way back."""
     rows = {"axis": 0, "from": "zero", "to": "one", "broadcast": "1, 2", "values": "whole"}
     columns = {"axis": 1, "from": "one", "to": "two", "broadcast": "0, 2", "values": "mean_0"}
     body = (
@@ -186,4 +186,5 @@ def _letterbox(side: int) -> str:
         + _INPUT % {"grey": GREY}
     )
     made = f"float[1, 3, {side}, {side}] letterboxed, {_WAY_BACK}"
-    return f"letterbox (uint8[height, width, 3] image) => ({made}) {{{body}}}"
+    text = f"letterbox (uint8[height, width, 3] image) => ({made}) {{{body}}}"
+    return parse_graph(text, like, "letterbox/")
