@@ -10,7 +10,10 @@ from typing import Any
 from components.pages import build_page, list_facts
 
 UNSTATED = "not stated"
-_STYLE = "  pre { background: var(--head); padding: .6rem .8rem; overflow-x: auto; }\n"
+_STYLE = """\
+  .wide { margin: .8rem 0; }
+  pre { background: var(--head); padding: .6rem .8rem; overflow-x: auto; }
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from components.register.limits import known_limits
 from yolo_core.metrics.bootstrap import FEWEST_IMAGES
 
 _INTENDED = (
-    "Finding objects of the classes below in pictures like those of the dataset, as boxes in pixels with a "
-    "score. Nobody has stated a use beyond that; for any other pictures, measure first."
+    "Finding objects of the classes named above in pictures like those of the dataset, as boxes in pixels "
+    "with a score. Nobody has stated a use beyond that; for any other pictures, measure first."
 )
 _DIGITS = 3
 # What the study counts as the release does; precision and recall at the score of the best mean F1.
@@ -49,7 +49,7 @@ def _sections(document: Mapping[str, Any], name: str) -> list[Section]:
     return [
         Section("In short", _overview(document)),
         Section("Use", (Text(_INTENDED), *_loading(name))),
-        Section("Limits", (Text(known_limits(document)),)),
+        Section("Limits", [Text(said) for said in known_limits(document)]),
         Section("Data", _data(document)),
         Section("Accuracy", _accuracy(document)),
         Section("Speed", (_speed(document),)),
@@ -224,7 +224,7 @@ def _class_ap(row: Mapping[str, Any]) -> str | None:
     found = row["coco_ap"]
     if found is None or row["images"] >= FEWEST_IMAGES:
         return _with_interval(found)
-    return f"{found['value']:.3f} ({row['images']} images)"
+    return f"{found['value']:.3f} ({row['images']} image{'s' if row['images'] != 1 else ''})"
 
 
 def _number(value: float | None, digits: int = _DIGITS) -> str | None:

@@ -11,18 +11,17 @@ _POOR = 0.5  # of the overall AP
 _NAMED = 10
 
 
-def known_limits(document: Mapping[str, Any]) -> str:
+def known_limits(document: Mapping[str, Any]) -> list[str]:
     """Return the limits that follow from evidence.json; that nothing else was measured is one of them."""
     evaluation = document["evaluation"]
     overall = evaluation["metrics"].get("coco_ap") or evaluation["intervals"]["coco_ap"]["value"]
-    said = [
+    return [
         *_sizes(evaluation["per_size"], overall),
         *_classes(evaluation["per_class"], overall),
         *_conditions(document),
         "Robustness against weather, blur, other cameras and deliberate deception was not measured, nor "
         "fairness between groups of people.",
     ]
-    return " ".join(said)
 
 
 def _sizes(sizes: list[Mapping[str, Any]], overall: float) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
 import struct
 import zlib
 from pathlib import Path
@@ -190,27 +189,6 @@ def test_texts_are_paths_where_the_loader_says_so(
         trusting.predict(["no such file"])
     with pytest.raises(MlflowException, match="nothing is fetched"):
         trusting.predict([photo.as_uri()])
-
-
-def test_a_backend_that_cannot_run_is_passed_over(
-    model: Any, registered: Registered, photo: Path, expected: list[dict[str, Any]],
-    tmp_path: Path, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    """A broken file stands for a missing runtime: both are told when the backend is opened."""
-    from yolo_core.detector import Detector, Request
-    from yolo_core.errors import CheckpointError
-
-    broken = tmp_path / "model.torchscript"
-    broken.write_bytes(b"nothing")
-    weights = registered.root / "models/yolov5n/best.safetensors"
-    detector = Detector({"torchscript": broken, "checkpoint": weights}, ["torchscript", "checkpoint"], 320)
-    with caplog.at_level(logging.WARNING):
-        (found,) = detector([cv2.imread(str(photo))])
-        detector([cv2.imread(str(photo))])
-    assert same(found, expected)
-    assert [record.message[:36] for record in caplog.records] == ["backend torchscript is passed over: "]
-    with pytest.raises(CheckpointError, match=r"model\.torchscript is broken"):
-        detector([cv2.imread(str(photo))], Request(backend="torchscript"))
 
 
 def test_predict_draws_from_the_registry(
