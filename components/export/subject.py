@@ -103,6 +103,7 @@ def check_toolkits(names: tuple[str, ...]) -> None:
     None is imported, for some cannot be in one process: each format's own check follows in its own.
     """
     for name in names:
-        packages = get_format(name).packages
-        if any(find_spec(package.partition(".")[0]) is None for package in packages):
-            get_format(name).check_toolkit()
+        fmt = get_format(name)
+        missing = [package for package in fmt.packages if find_spec(package.partition(".")[0]) is None]
+        if missing or not fmt.packages:  # without any it asks for something else, such as a GPU
+            fmt.check_toolkit()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from components.config import load_section
 from components.export import work
@@ -269,3 +270,11 @@ def test_images_come_from_the_split_and_then_from_others(
 def test_no_images_at_all(squares: Path) -> None:
     with pytest.raises(DataError, match="has no images to compare exports on"):
         pick_images(replace(open_dataset(squares), splits={}), "auto", None, 5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which TensorRT may use")
+def test_tensorrt_without_a_gpu_is_refused_before_the_work(ready: Path, export: Any) -> None:
+    done = export(formats="torchscript,tensorrt")
+    assert done.code == 2
+    assert "format tensorrt needs an NVIDIA GPU" in done.complaint
+    assert not (ready / "exports" / "yolov5n").exists()
