@@ -238,7 +238,7 @@ def answer(airflow: Airflow, question: dict[str, Any], choice: str, user: str) -
     place = f"dagRuns/{question['dag_run_id']}/taskInstances/{question['task_id']}/{question['map_index']}"
     said = airflow.as_user(user).patch(
         f"{airflow.url}/api/v2/dags/promote/{place}/hitlDetails",
-        json={"chosen_options": [choice], "params_input": {}},
+        json={"chosen_options": [choice], "params_input": {"reason": f"{choice} it"}},
         timeout=60,
     )
     assert said.status_code == 200, said.text
@@ -271,7 +271,9 @@ def test_an_approval_makes_the_champion_and_is_recorded(airflow: Airflow, store:
     assert aliases(store)["champion"] == version
     words = [sys.executable, "-m", "components", "history", "--model", MODEL, "--json"]
     env = {**os.environ, "MLFLOW_TRACKING_URI": store.uri}
-    assert "alice" in subprocess.run(words, env=env, check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(words, env=env, check=True, capture_output=True, text=True).stdout
+    assert "alice" in shown
+    assert "Approve it" in shown
 
 
 def test_cleared_tasks_do_nothing_twice(airflow: Airflow, store: Store) -> None:
