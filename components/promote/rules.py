@@ -18,6 +18,7 @@ PASS: Verdict = "PASS"
 FAIL: Verdict = "FAIL"
 INSUFFICIENT: Verdict = "INSUFFICIENT"
 _TINY = 1e-9  # figures are decimal texts, and 0.90 - 0.01 is not 0.89 in binary
+_PARITY = ("ap_difference", "matched", "max_box_error", "max_score_error")  # of an export's row
 _NAMED = 6  # classes that a sentence names
 _VALIDATED = {True: PASS, False: FAIL}
 
@@ -188,7 +189,7 @@ def parity(case: Case) -> Finding:
     verdicts = {name: str(row.get("verdict", "unknown")) for name, row in rows.items()}
     failed = [name for name, verdict in verdicts.items() if verdict == FAIL]
     if failed:
-        figures = tuple({"format": name, "reasons": rows[name].get("reasons")} for name in failed)
+        figures = tuple({"format": name, **_parity_figures(rows[name])} for name in failed)
         reasons = "; ".join(f"{name}: {_reasons(rows[name])}" for name in failed)
         return Finding(verdict=FAIL, text=f"exports differ from PyTorch: {reasons}", figures=figures)
     proven = [name for name, verdict in verdicts.items() if verdict == PASS]
@@ -244,10 +245,15 @@ RULES: dict[str, Callable[[Case], Finding]] = {
 
 
 def latencies(facts: Mapping[str, Any]) -> dict[str, float]:
-    """Return milliseconds per image by backend, "pytorch" among them, of a version's evidence."""
+    """Return milliseconds per image by backend, "pytorch" among them, of a version's evidence.
+
+    They are the model's alone; of formats that hold more than the model, from picture to detections.
+    """
     export = facts.get("export") or {}
     taken = {"pytorch": export.get("pytorch_latency_ms")}
-    taken |= {name: row.get("latency_ms") for name, row in (export.get("formats") or {}).items()}
+    for name, row in (export.get("formats") or {}).items():
+        alone = row.get("latency_ms")
+        taken[name] = row.get("detect_ms") if alone is None else alone
     return {name: float(value) for name, value in taken.items() if value is not None}
 
 
@@ -277,9 +283,17 @@ def _drop(name: str, change: Difference) -> dict[str, Any]:
     return {"class": name, "difference": change.value, "low": change.low, "high": change.high}
 
 
+def _parity_figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("reasons", *_PARITY) if row.get(name) is not None}
+
+
 def _reasons(row: Mapping[str, Any]) -> str:
+    """Say why an export has its verdict: in the words of its report, else by its figures."""
     given = row.get("reasons")
-    return ", ".join(map(str, given)) if isinstance(given, (list, tuple)) and given else "see its report"
+    if isinstance(given, (list, tuple)) and given:
+        return ", ".join(map(str, given))
+    said = [f"{name} {row[name]:.4g}" for name in _PARITY if isinstance(row.get(name), (int, float))]
+    return ", ".join(said) or "see the export report"
 
 
 def _listed(names: Any) -> str:

@@ -108,6 +108,10 @@ def test_latency() -> None:
 def test_parity_validation_and_data() -> None:
     assert found("parity", candidate("2", 0.7)).verdict == PASS
     assert found("parity", candidate("2", 0.7, export=None)).verdict == INSUFFICIENT
+    bad = {"verdict": "FAIL", "passed": 0, "matched": 0.951234, "max_box_error": 1.5}
+    finding = found("parity", candidate("2", 0.7, export={"formats": {"openvino": bad}}))
+    assert finding.text == "exports differ from PyTorch: openvino: matched 0.9512, max_box_error 1.5"
+    assert finding.figures == ({"format": "openvino", "matched": 0.951234, "max_box_error": 1.5},)
     elsewhere = {"verdict": "INSUFFICIENT", "reasons": ["it cannot run here: not macOS"]}
     finding = found("parity", candidate("2", 0.7, export={"formats": {"coreml": elsewhere}}))
     assert finding.verdict == INSUFFICIENT
