@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.standard.exceptions import HITLRejectException
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, task, task_group
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -110,7 +111,6 @@ def one_model(candidate: Any) -> None:
         subject="Promotion",
         params={"reason": Param("", type="string", maxLength=400, title="Reason, for the record")},
         fail_on_reject=True,
-        retries=0,  # another try would ask again
         execution_timeout=None,  # it would bound the wait for the answer
         map_index_template="{{ task.candidate.model }}",
     )
@@ -174,11 +174,14 @@ class GateApproval(ApprovalOperator):  # type: ignore[misc]
         return super().execute(context)
 
     def execute_complete(self, context: Mapping[str, Any], event: dict[str, Any]) -> dict[str, str]:
-        """Return who approved."""
-        super().execute_complete(context=context, event=event)
+        """Return who approved, and why; a rejection fails the task for good, or it would ask again."""
         who = (event.get("responded_by_user") or {}).get("name") or "unknown"
         comment = " ".join(str((event.get("params_input") or {}).get("reason") or "").split())
         comment = "".join(letter for letter in comment if letter.isprintable())
+        try:
+            super().execute_complete(context=context, event=event)
+        except HITLRejectException:
+            raise AirflowFailException(f"rejected by {who}: {comment or 'no reason given'}") from None
         return {"by": str(who), "reason": comment or "approved in Airflow"}
 
 

@@ -159,7 +159,9 @@ def test_who_answered_is_kept() -> None:
 
 
 def test_rejection_fails() -> None:
-    with pytest.raises(Exception, match="Reject"):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    with pytest.raises(AirflowFailException, match="rejected by alice: no reason given"):
         approval().execute_complete(context(), answer("Reject"))
 
 

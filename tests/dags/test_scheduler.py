@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def answer_question(airflow: Airflow, model: str, choice: str) -> str:
         return {one["subject"]: one["task_instance"] for one in found}
 
     airflow.until(lambda: subject in asked(), f"the question: {subject}")
+    # Airflow takes an answer within a second or so for a fault, and asks again; no person is that quick.
+    time.sleep(5)
     task = asked()[subject]
     place = f"dags/promote/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/{task['map_index']}"
     body = {"chosen_options": [choice], "params_input": {"reason": "looked at it"}}
