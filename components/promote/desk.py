@@ -13,6 +13,7 @@ from components.config import load_section
 from components.promote.config import PromoteConfig
 from components.runner import Options, load_params
 from components.store import TrackingConfig
+from components.workspace import S3_SCHEME
 from yolo_core.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def open_desk(options: Namespace) -> Desk:
     params = load_params(Options.of(options))
     config: PromoteConfig = load_section(params, "promote", PromoteConfig)
     tracking: TrackingConfig = load_section(params, "tracking", TrackingConfig)
+    if options.workspace.startswith(S3_SCHEME):
+        raise UsageError("--workspace must be a folder here; bring what is in s3:// to one first")
     root = Path(options.workspace).resolve()
     from components.promote.audit import Audit
     from components.promote.move import Mover

@@ -205,6 +205,7 @@ def test_the_expected_champion(registry: Registry, launch: Any) -> None:
         ("--model", NAME, "--expect-champion", "-1"),
         ("--model", NAME, "--version", "1 OR 1"),
         ("--model", NAME, "--version", "@champion"),
+        ("--model", NAME, "--workspace", "s3://bucket/prefix"),
     ],
 )
 def test_hostile_words_are_two(registry: Registry, launch: Any, words: tuple[str, ...]) -> None:
