@@ -21,4 +21,4 @@ with DAG(
     tags=["yolo-mlops"],
     doc_md=__doc__,
 ):
-    RollbackOperator(task_id="rollback", doc_md="Swap the aliases champion and previous.")
+    RollbackOperator(task_id="rollback", doc_md="Make the champion before the champion again.")
