@@ -103,8 +103,12 @@ def test_failed_validation_stops_the_rest_and_says_which_rule(airflow: Airflow, 
     runs = client(store).search_runs(["1"], "tags.`pipeline.run_id` = 'faulty'")
     by_name = {run.info.run_name: run for run in runs}
     assert not any(name.startswith(("train", "register")) for name in by_name)
-    assert 0, str(by_name["validate"].data)
-    parent = client(store).get_run(by_name["validate"].data.tags["mlflow.parentRunId"])
+    validate = by_name["validate"]
+    assert validate.data.tags["validation"] == "failed"
+    assert validate.data.metrics["failed_class_has_instances"] > 0
+    reports = [item.path for item in client(store).list_artifacts(validate.info.run_id, "validation")]
+    assert "validation/offenders.csv" in reports
+    parent = client(store).get_run(validate.data.tags["mlflow.parentRunId"])
     assert parent.info.status == "FAILED"
 
 
