@@ -121,9 +121,14 @@ class DetectingBackend(Backend):
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], metadata: Mapping[str, Any]) -> None:
-        """Take what `Backend` takes; the metadata says what suppression was exported."""
+        """Take what `Backend` takes; `CheckpointError` if it does not say what suppression is inside."""
         super().__init__(run, metadata)
-        self.nms = NmsSettings(**metadata["nms"])
+        try:
+            self.nms = NmsSettings(**metadata["nms"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"this export does not say what suppression it holds ({error!r}); export it again"
+            ) from None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Refuse: there are no raw outputs; `UsageError` says what to call."""

@@ -334,3 +334,13 @@ def test_a_file_that_names_other_classes_than_it_has(
     onnx.save(proto, tmp_path / "liar.onnx")
     with pytest.raises(CheckpointError, match="gives 80 class scores, but names 2 classes"):
         load_exported(tmp_path / "liar.onnx")(photos[:2])
+
+
+def test_a_file_that_does_not_say_what_it_suppresses(family: dict[str, Path], tmp_path: Path) -> None:
+    proto = onnx.load(family["onnx-nms"])
+    about = json.loads(proto.metadata_props[0].value)
+    for nms in ({"confidence": 7}, {"certainty": 0.5}, None):
+        onnx.helper.set_model_props(proto, {"yolo": json.dumps({**about, "nms": nms})})
+        onnx.save(proto, tmp_path / "mute.onnx")
+        with pytest.raises(CheckpointError, match="does not say what suppression it holds"):
+            load_exported(tmp_path / "mute.onnx")
