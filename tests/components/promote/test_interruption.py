@@ -80,7 +80,7 @@ def settled(registry: Registry, launch: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("command", "step"), [("promote", 3), ("rollback", 5)])
+@pytest.mark.parametrize(("command", "step"), [("promote", 4), ("rollback", 6)])
 def test_a_retry_ends_in_the_same_state(
     registry: Registry, launch: Any, dying: Any, command: str, step: int
 ) -> None:

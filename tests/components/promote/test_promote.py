@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,17 @@ def test_other_data_without_the_folder_cannot_be_told(registry: Registry, launch
     assert done.code == 1
     assert done.result["verdict"] == "INSUFFICIENT"
     assert f"bring dataset {DATA} there, or name its workspace with --workspace" in done.complaint
+
+
+def test_nor_does_the_folder_of_another_dataset_help(
+    registry: Registry, launch: Any, workspace: Path, squares: Path
+) -> None:
+    registry.add(0.6, alias="champion", dataset_digest="sha256:" + "c" * 64)
+    registry.add(0.9)
+    shutil.copytree(squares, workspace / "data" / "dataset")
+    done = launch("promote", "--model", NAME)
+    assert done.code == 1
+    assert "data/dataset holds dataset sha256:" in done.complaint
 
 
 def test_a_version_by_number_and_twice(registry: Registry, launch: Any) -> None:

@@ -60,6 +60,16 @@ def test_a_drop_that_may_be_chance_is_told_and_passes() -> None:
     assert "it may be chance: dog" in finding.text
 
 
+def test_other_images_cannot_be_compared() -> None:
+    finding = found("ap", candidate("2", 0.7), candidate("1", 0.7, images=100))
+    assert finding.verdict == INSUFFICIENT
+    assert finding.text.startswith(
+        "version 2 and champion 1 cannot be compared: paired detectors need the same"
+    )
+    strangers = found("ap", candidate("2", 0.7), candidate("1", 0.7, names=("cow",)))
+    assert strangers.text.endswith("no class that both know has a truth")
+
+
 def test_sizes() -> None:
     def sized(version: str, medium: float | None) -> Candidate:
         sizes = [
