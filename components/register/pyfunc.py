@@ -5,6 +5,7 @@ It is code that MLflow runs when the model is loaded, so it may import only what
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from yolo_core.data.inputs import InputRules, to_pixels
 from yolo_core.detector import BEST, CHECKPOINT, Detector, Request, request_of
 from yolo_core.errors import CheckpointError, DataError, UsageError
 from yolo_core.export.backends import FORMATS
+
+# It is meant: items of many kinds are taken, and `to_pixels` checks them.
+warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")
 
 
 class RequestError(MlflowException):  # type: ignore[misc]  # mlflow ships no types
