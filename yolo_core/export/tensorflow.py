@@ -95,7 +95,7 @@ def write_saved_model(model: DetectionModel, target: Path, settings: ExportSetti
             module.serve = tensorflow.function(serve, input_signature=[signature])
             tensorflow.saved_model.save(module, str(target), signatures={_SIGNATURE: module.serve})
     except tensorflow.errors.OpError as error:
-        raise OSError(None, str(error.message)[:160]) from error
+        raise OSError(str(error.message).rpartition("; ")[2][:160]) from error  # after a path, the reason
     finally:
         keras.utils.clear_session()
 
