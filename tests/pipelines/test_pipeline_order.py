@@ -70,7 +70,7 @@ def test_the_pipeline_is_the_designed_one() -> None:
         "study": {"dataset", "validate", "train"},
         "compare": {"study"},
         "export": {"dataset", "validate", "train"},
-        "register": {"train", "study", "compare", "export", "validate"},
+        "register": {"dataset", "train", "study", "compare", "export", "validate"},
     }
     assert [item.name for item in STAGES if item.foreach] == ["train", "study", "export", "register"]
 
