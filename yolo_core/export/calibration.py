@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from yolo_core.data.coco import DetectionDataset, Sample
 from yolo_core.data.images import decode_image
-from yolo_core.errors import DataError
+from yolo_core.errors import DataError, UsageError
 from yolo_core.export.base import ExportSettings
 from yolo_core.export.parity import to_input
 
@@ -107,3 +109,25 @@ def about_calibration(settings: ExportSettings) -> Mapping[str, Any]:
     else:
         about = {"images": sum(1 for _ in settings.calibration_images())}
     return {"calibration": about}
+
+
+def calibration_batches(settings: ExportSettings, fmt: str) -> Iterator[Tensor]:
+    """Yield the calibration images in batches as a file takes them; the last image fills up the last batch.
+
+    Args:
+        settings: with the images, and the shape of the input.
+        fmt: name of the format, for errors.
+
+    Raises:
+        UsageError: there are none, or one has another shape than (1, 3, S, S).
+    """
+    size, wanted = 1 if settings.dynamic else settings.batch_size, (1, *settings.shape[1:])
+    images, found = settings.calibration_images(), False
+    while group := list(islice(images, size)):
+        found = True
+        wrong = next((tuple(image.shape) for image in group if tuple(image.shape) != wanted), None)
+        if wrong is not None:
+            raise UsageError(f"a calibration image has the shape {wrong}, not {wanted}; letterbox it to that")
+        yield torch.cat(group + group[-1:] * (size - len(group))).float()
+    if not found:
+        raise UsageError(f"format {fmt} got no images to calibrate it with; pass some")

@@ -7,17 +7,16 @@ float: a box of 640 pixels in 256 steps is 2.5 pixels off.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from yolo_core.errors import UsageError
 from yolo_core.export.base import ExportSettings, toolkit
+from yolo_core.export.calibration import about_calibration, calibration_batches
 from yolo_core.export.onnx import Onnx
 from yolo_core.export.onnx_graph import detector_graph, strip, write_graph
 from yolo_core.export.onnx_runtime import INPUT
@@ -30,7 +29,6 @@ _OPERATORS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"]
 # images), .401 (extremes of 8), .401 and .395 (99.999th and 99.99th percentile of 8). Extremes get worse with
 # every image, percentiles need all activations in memory; the entropy method gave what extremes give.
 _RANGES = {"CalibMovingAverage": True}
-_METHOD = "min and max per image, averaged"
 
 
 class OnnxInt8(Onnx):
@@ -50,12 +48,10 @@ class OnnxInt8(Onnx):
         Raises:
             UsageError: there are no calibration images, or they have another size.
         """
-        batches = _batches(settings)
-        first = next(batches, None)
-        if first is None:
-            raise UsageError("there is not one calibration image; give some that the model would see")
-        proto = quantised(detector_graph(model, settings), itertools.chain([first], batches))
-        write_graph(proto, target, {**metadata, "calibration": _METHOD})
+        batches = calibration_batches(settings, self.name)
+        first = next(batches)  # before the export, which takes a while
+        proto = quantised(detector_graph(model, settings), chain([first], batches))
+        write_graph(proto, target, {**metadata, **about_calibration(settings)})
 
 
 def quantised(proto: Any, batches: Iterator[Tensor]) -> Any:
@@ -96,17 +92,6 @@ def head_nodes(proto: Any) -> list[str]:
         behind = [reader for name in node.output for reader in readers.get(name, [])]
         leads[node.name] = any(reader.op_type == "Conv" or leads[reader.name] for reader in behind)
     return [node.name for node in proto.graph.node if not leads[node.name]]
-
-
-def _batches(settings: ExportSettings) -> Iterator[Tensor]:
-    """Yield the calibration images in batches as the file takes them; the last is filled with its last."""
-    images, wanted = settings.calibration_images(), (1, *settings.shape[1:])
-    while group := list(itertools.islice(images, settings.batch_size)):
-        wrong = next((tuple(image.shape) for image in group if tuple(image.shape) != wanted), None)
-        if wrong is not None:
-            raise UsageError(f"a calibration image has the shape {wrong}, not {wanted}; letterbox it to that")
-        group += group[-1:] * (settings.batch_size - len(group))
-        yield torch.cat(group).float()
 
 
 def _reader(quantization: Any, batches: Iterator[Tensor]) -> Any:

@@ -11,11 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-import torch
-
-from yolo_core.errors import UsageError
 from yolo_core.export.base import ExportSettings
-from yolo_core.export.calibration import about_calibration
+from yolo_core.export.calibration import about_calibration, calibration_batches
 from yolo_core.export.openvino import OpenVino, without_telemetry
 from yolo_core.model.graph import DetectionModel
 
@@ -39,9 +36,7 @@ class OpenVinoInt8(OpenVino):
             UsageError: there are no calibration images, or a package is missing.
         """
         nncf = without_telemetry("nncf", self.name)
-        batches = list(_batches(settings))
-        if not batches:
-            raise UsageError(f"format {self.name} got no images to calibrate it with; pass some")
+        batches = [batch.numpy() for batch in calibration_batches(settings, self.name)]
         converted = super()._convert(model, settings)
         head = re.escape(f"model.{len(model.model) - 1}/")  # not its convolutions, which are under it
         with _quiet(nncf):
@@ -58,19 +53,6 @@ class OpenVinoInt8(OpenVino):
     ) -> None:
         """Convert and quantise the traced model; its metadata also says what it was calibrated with."""
         super().write(model, target, settings, {**metadata, **about_calibration(settings)})
-
-
-def _batches(settings: ExportSettings) -> Iterator[Any]:
-    """Yield the calibration images as the model takes them; the last one fills up the last batch."""
-    group = []
-    size = 1 if settings.dynamic else settings.batch_size
-    for image in settings.calibration_images():
-        group.append(image)
-        if len(group) == size:
-            yield torch.cat(group).numpy()
-            group = []
-    if group:
-        yield torch.cat([*group, *[group[-1]] * (size - len(group))]).numpy()
 
 
 @contextlib.contextmanager
