@@ -3,8 +3,8 @@
     python -m benchmarks.airflow_overhead [--database postgresql+psycopg2://USER:PASSWORD@HOST/NAME]
 
 Starts a real Airflow as `make airflow` does, triggers `retrain` with a tiny dataset by REST, and takes the
-times of the run and its tasks from Airflow. Gaps are what the scheduler needs between tasks; `plan`, `open`
-and `close` are tasks that `dvc repro` does not have. Each DAG is imported in a process of its own.
+times of the run and its tasks from Airflow. Gaps are what the scheduler needs between tasks; `plan`, `open`,
+`announce` and `close` are tasks that `dvc repro` does not have. Each DAG is imported in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from tests.integration.airflow_server import TINY, running_airflow
 
 REPO = Path(__file__).resolve().parents[1]
-ADDED = ("plan", "open", "close")
+ADDED = ("plan", "open", "announce", "close")
 DAGS = ("retrain", "promote", "rollback")
 _IMPORT = """
 import runpy, sys, time
