@@ -183,7 +183,9 @@ def test_what_the_lineage_names_makes_the_same_weights_again(project: Path, tmp_
     ]
     assert set(found["stages"]) == {name.partition("@")[0] for name in STAGES}
     settings = [
-        f"{part}.{key}={value}" for part in found["params"] for key, value in found["params"][part].items()
+        f"{part}.{key}={json.dumps(value)}"
+        for part in ("dataset", "validate", "train")
+        for key, value in found["params"][part].items()
     ]
     again = [word for setting in settings for word in ("--set", setting)]
     for stage in (["dataset"], ["validate"], ["train", "--variant", found["model"]["variant"]]):
