@@ -95,7 +95,8 @@ def write_saved_model(model: DetectionModel, target: Path, settings: ExportSetti
             module.serve = tensorflow.function(serve, input_signature=[signature])
             tensorflow.saved_model.save(module, str(target), signatures={_SIGNATURE: module.serve})
     except tensorflow.errors.OpError as error:
-        raise OSError(str(error.message).rpartition("; ")[2][:160]) from error  # after a path, the reason
+        # It says: {{node}} path; reason [operation].
+        raise OSError(str(error.message).rpartition("; ")[2].partition(" [")[0][:160]) from error
     finally:
         keras.utils.clear_session()
 
