@@ -1,7 +1,7 @@
 """``run-open`` and ``run-close``: the pipeline's run in MLflow, when an orchestrator opens and closes it.
 
-Without them a pipeline's run is ended by each stage that ends while no other runs, by the status of all stages. An
-orchestrator knows better: more stages come, or one could not even start.
+Without them each stage that ends while no other runs ends the pipeline's run too, by their status.
+An orchestrator knows better: more stages come, or one could not even start.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run_open(argv: Sequence[str]) -> int:
 
 
 def run_close(argv: Sequence[str]) -> int:
-    """End the pipeline's run, and mark as killed the stages that are still said to run; return the exit code."""
+    """End the pipeline's run, and as killed the stages that are still said to run; return the exit code."""
     parser = _parser("run-close", "End the pipeline's run in MLflow that run-open opened.")
     parser.add_argument("--status", choices=STATUSES, required=True, help="how the pipeline ended")
     options = parser.parse_args(argv)

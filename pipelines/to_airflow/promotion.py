@@ -235,6 +235,10 @@ class RollbackOperator(CommandOperator):
             f"--params={params_file()}",
         ]
 
+    def request(self, words: Sequence[str]) -> Any:
+        """Return the command: another try would go back one champion further."""
+        return {"words": list(words)}
+
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Roll back, and tell of the champion."""
         kept = super().execute(context) or {}

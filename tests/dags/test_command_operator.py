@@ -45,11 +45,20 @@ def test_command_of_a_stage(interpreter: Any, tmp_path: Path, runs: Path, monkey
     assert "hidden" not in environment.values()
 
 
-@pytest.mark.parametrize(("code", "again"), [(1, False), (2, False), (3, True), (137, True)])
-def test_exit_codes(code: int, again: bool, interpreter: Any) -> None:
+@pytest.mark.parametrize(
+    ("program", "code", "again"),
+    [
+        ("print(json.dumps({'error': 'no'})); sys.exit(1)", 1, False),
+        ("raise MemoryError", 1, True),  # nobody foresaw it
+        ("sys.exit(2)", 2, False),
+        ("sys.exit(3)", 3, True),
+        ("sys.exit(137)", 137, True),
+    ],
+)
+def test_exit_codes(program: str, code: int, again: bool, interpreter: Any) -> None:
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-    interpreter(f"sys.exit({code})")
+    interpreter(program)
     with pytest.raises(AirflowException, match=f"exit code {code}") as caught:
         CommandOperator(task_id="t", arguments=["validate"]).execute(context())
     assert isinstance(caught.value, AirflowFailException) is not again
