@@ -37,36 +37,8 @@ def to_job(
         run_id: of the pipeline run.
         settings: of the cluster.
     """
-    image = f"{IMAGE}-{stage.image}"
     name = "-".join(filter(None, (stage.name, variant)))
-    container = {
-        "name": stage.name,
-        "image": f"{settings.registry.rstrip('/')}/{image}" if settings.registry else image,
-        "command": [*stage.command(variant), "--workspace", workspace, "--run-id", run_id],
-        "env": [{"name": "PIPELINE_ORCHESTRATOR", "value": "kubernetes"}, {"name": "HOME", "value": "/tmp"}],
-        "envFrom": [{"secretRef": {"name": settings.secret}}],
-        "resources": _resources(stage.resources),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],
-    }
-    pod = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": _shared(stage.resources)}],
-    }
-    if stage.resources.gpu:
-        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    words = [*stage.command(variant), "--workspace", workspace, "--run-id", run_id]
     labels = {"app.kubernetes.io/name": "yolo-mlops", "app.kubernetes.io/component": stage.name}
     return {
         "apiVersion": "batch/v1",
@@ -76,8 +48,45 @@ def to_job(
             "backoffLimit": _RETRIES,
             "ttlSecondsAfterFinished": _KEPT_SECONDS,
             "activeDeadlineSeconds": int(settings.timeout_hours[stage.name] * 3600),
-            "template": {"metadata": {"labels": labels}, "spec": pod},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(stage, words, settings)},
         },
+    }
+
+
+def _pod(stage: Stage, words: list[str], settings: AirflowSettings) -> dict[str, Any]:
+    """Return a pod as the restricted Pod Security Standard wants it."""
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(stage, words, settings)],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": _shared(stage.resources)}],
+    }
+    if stage.resources.gpu:
+        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return pod
+
+
+def _container(stage: Stage, words: list[str], settings: AirflowSettings) -> dict[str, Any]:
+    image = f"{IMAGE}-{stage.image}"
+    return {
+        "name": stage.name,
+        "image": f"{settings.registry.rstrip('/')}/{image}" if settings.registry else image,
+        "command": words,
+        "env": [{"name": "PIPELINE_ORCHESTRATOR", "value": "kubernetes"}, {"name": "HOME", "value": "/tmp"}],
+        "envFrom": [{"secretRef": {"name": settings.secret}}],
+        "resources": _resources(stage.resources),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],
     }
 
 
