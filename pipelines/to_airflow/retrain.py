@@ -57,12 +57,13 @@ def add_tasks(stages: Sequence[Stage], settings: AirflowSettings) -> None:
     tasks: dict[str, Any] = {}
     for stage in in_order(stages):
         tasks[stage.name] = _stage_task(stage, plan, settings)
-        opened >> tasks[stage.name]
         for before in upstream(stage, stages):
             tasks[before.name] >> tasks[stage.name]
+        if not upstream(stage, stages):
+            opened >> tasks[stage.name]
     tasks["announce"] = _announce(tasks["register"].output)
     close = CloseRun(task_id=CLOSE, doc_md="Close the pipeline's run in MLflow: FINISHED or FAILED.")
-    for made in tasks.values():
+    for made in tasks.values():  # not the last ones alone: they are given up while others still run
         made >> close
     close.as_teardown(setups=opened, on_failure_fail_dagrun=True)
 

@@ -68,8 +68,8 @@ def test_order_follows_the_stages(bag: Any) -> None:
     tasks = bag.dags["retrain"].task_dict
     assert set(tasks) == {"plan", "open", "announce", "close", *(stage.name for stage in STAGES)}
     for stage in STAGES:
-        wanted = {"open", *(up.name for up in upstream(stage, STAGES)), *(["plan"] if stage.foreach else [])}
-        assert tasks[stage.name].upstream_task_ids == wanted
+        before = {up.name for up in upstream(stage, STAGES)} or {"open"}
+        assert tasks[stage.name].upstream_task_ids == before | ({"plan"} if stage.foreach else set())
         assert tasks[stage.name].is_mapped is (stage.foreach is not None)
         assert tasks[stage.name].doc_md
 
