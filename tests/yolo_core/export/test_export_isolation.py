@@ -90,9 +90,11 @@ def test_never_more_at_once_than_asked(tmp_path: Path) -> None:
 def test_no_process_outlives_the_one_that_started_it(tmp_path: Path, end: signal.Signals) -> None:
     """However that ends: it cannot clean up after SIGKILL."""
     script = (
+        "import signal\n"
         "from pathlib import Path\n"
         "from yolo_core.export.isolation import Room, Task, run_apart\n"
         f"task = Task(name='a', call='{TASKS}:hang', request={{'pid': {str(tmp_path / 'pid')!r}}})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background ignores it
         f"run_apart([task], Path({str(tmp_path)!r}), Room(at_once=1, threads=1, seconds=60))\n"
     )
     parent = subprocess.Popen(
