@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.integration.airflow_server import Airflow, running_airflow
+
+READING_SECONDS = 5.0
 
 # Answers each command at once, and notes its words; the training of the run slow ends when it is told to.
 STAND_IN = """
@@ -71,13 +74,17 @@ def tell(airflow: Airflow, asset: str, extra: dict[str, Any]) -> None:
 def decide(airflow: Airflow, model: str, choice: str, done: Callable[[], Any]) -> str:
     """Answer as alice whether a model becomes champion, until something is done; return the run that asked.
 
-    Airflow takes an answer that comes within seconds of the question for a fault, and asks again.
+    Airflow takes an answer that comes within seconds of the question for a fault, and asks again; so people
+    are given the time that they take to read.
     """
     subject, runs = f"Make version 3 of {model} the champion, in place of version 1?", []
+    seen: dict[str, float] = {}
 
     def answered() -> bool:
         asked = airflow.get("dags/~/dagRuns/~/hitlDetails?response_received=false")["hitl_details"]
         for task in [one["task_instance"] for one in asked if one["subject"] == subject]:
+            if time.monotonic() - seen.setdefault(task["id"], time.monotonic()) < READING_SECONDS:
+                continue
             run = f"dags/promote/dagRuns/{task['dag_run_id']}"
             place = f"{run}/taskInstances/{task['task_id']}/{task['map_index']}/hitlDetails"
             body = {"chosen_options": [choice], "params_input": {"reason": "looked at it"}}
