@@ -26,6 +26,7 @@ from tests.integration.postgres import Database, postgres
 pytestmark = pytest.mark.timeout(1800)  # a test waits for two whole runs; machines may be loaded
 MODEL = "detector-yolov5n"
 RUNS = ("one", "two")
+READING_SECONDS = 5.0
 # Long enough to be killed in between.
 CONF = {**TINY, "epochs": 12}
 
@@ -237,6 +238,8 @@ def questions(airflow: Airflow) -> list[dict[str, Any]]:
 
 
 def answer(airflow: Airflow, question: dict[str, Any], choice: str, user: str) -> None:
+    """Answer like a person who reads first: an answer within seconds Airflow takes for a fault."""
+    time.sleep(READING_SECONDS)
     place = f"dagRuns/{question['dag_run_id']}/taskInstances/{question['task_id']}/{question['map_index']}"
     said = airflow.as_user(user).patch(
         f"{airflow.url}/api/v2/dags/promote/{place}/hitlDetails",
