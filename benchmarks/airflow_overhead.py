@@ -1,6 +1,6 @@
 """What Airflow adds to the pipeline: the time of a run of the DAG in which no task of it was at work.
 
-    python -m benchmarks.airflow_overhead [--database postgresql+psycopg2://USER:PASSWORD@HOST/NAME]
+    .venv/bin/python -m benchmarks.airflow_overhead [--database postgresql+psycopg2://USER:PASSWORD@HOST/NAME]
 
 Starts a real Airflow as `make airflow` does, triggers `retrain` with a tiny dataset by REST, and takes the
 times of the run and its tasks from Airflow. Gaps are what the scheduler needs between tasks; `plan`, `open`,
@@ -76,6 +76,8 @@ def main() -> None:
     added = sum(times[name][1] - times[name][0] for name in ADDED)
     idle = gaps(run, list(times.values()))
     print(f"{state}: {run[1] - run[0]:.1f} s; gaps {idle:.1f} s; {', '.join(ADDED)} {added:.1f} s")
+    if state != "success":
+        raise SystemExit("error: the run failed, so this is no measurement; run it with .venv/bin/python")
     print(f"overhead {idle + added:.1f} s")
 
 
