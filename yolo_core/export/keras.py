@@ -12,27 +12,22 @@ import torch
 from torch import Tensor
 
 from yolo_core.export.backend import Backend
-from yolo_core.export.base import ExportSettings, Format, broken
+from yolo_core.export.base import ExportSettings, broken
 from yolo_core.export.keras_graph import build, channels_last, to_channels_last
 from yolo_core.export.metadata import METADATA_KEY, read_metadata
 from yolo_core.export.quiet import silent
-from yolo_core.export.tensorflow import import_keras, import_tensorflow
+from yolo_core.export.tensorflow import BuiltInKeras, import_keras, import_tensorflow
 from yolo_core.model.graph import DetectionModel
 
 _METADATA_FILE = f"{METADATA_KEY}.json"
 
 
-class Keras(Format):
+class Keras(BuiltInKeras):
     """A zip with configuration and weights; metadata in a further file of it, ``yolo.json``."""
 
     name: ClassVar[str] = "keras"
     filename: ClassVar[str] = "model.keras"
     suffix: ClassVar[str] = ".keras"
-    packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
-
-    def check_toolkit(self) -> None:
-        """Raise `UsageError` naming the extra if TensorFlow or Keras is missing."""
-        import_keras(self.name)
 
     def write(
         self, model: DetectionModel, target: Path, settings: ExportSettings, metadata: Mapping[str, Any]

@@ -27,7 +27,17 @@ _SIGNATURE = "serving_default"
 _METADATA_FILE = f"assets/{METADATA_KEY}.json"
 
 
-class SavedModel(Format):
+class BuiltInKeras(Format):
+    """A format whose model is built in Keras first."""
+
+    packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
+
+    def check_toolkit(self) -> None:
+        """Raise `UsageError` naming the extra if TensorFlow or Keras is missing."""
+        import_keras(self.name)
+
+
+class SavedModel(BuiltInKeras):
     """A folder with saved_model.pb and its variables; metadata in its assets, ``yolo.json``.
 
     Its signature ``serving_default`` maps ``images`` (B, S, S, 3) to ``predictions``
@@ -37,11 +47,6 @@ class SavedModel(Format):
     name: ClassVar[str] = "saved_model"
     filename: ClassVar[str] = "saved_model"
     suffix: ClassVar[str] = ".pb"
-    packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
-
-    def check_toolkit(self) -> None:
-        """Raise `UsageError` naming the extra if TensorFlow or Keras is missing."""
-        import_keras(self.name)
 
     def write(
         self, model: DetectionModel, target: Path, settings: ExportSettings, metadata: Mapping[str, Any]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from yolo_core.export.backend import Backend
-from yolo_core.export.base import ExportSettings, Format, broken
+from yolo_core.export.base import ExportSettings, broken
 from yolo_core.export.calibration import about_calibration
 from yolo_core.export.keras_graph import INPUT, OUTPUT, channels_last, to_channels_last
 from yolo_core.export.metadata import read_metadata
 from yolo_core.export.quiet import silent
 from yolo_core.export.tensorflow import (
-    import_keras,
+    BuiltInKeras,
     import_tensorflow,
     write_saved_model,
 )
@@ -28,7 +28,7 @@ from yolo_core.export.tflite_metadata import read_text, write_text
 from yolo_core.model.graph import DetectionModel
 
 
-class TFLite(Format):
+class TFLite(BuiltInKeras):
     """A flatbuffer; metadata in a buffer of it that its metadata names ``yolo``.
 
     Its signature ``serving_default`` maps ``images`` (B, S, S, 3) to ``predictions`` (B, N, 5 + nc), float32
@@ -38,11 +38,6 @@ class TFLite(Format):
     name: ClassVar[str] = "tflite"
     filename: ClassVar[str] = "model.tflite"
     suffix: ClassVar[str] = ".tflite"
-    packages: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
-
-    def check_toolkit(self) -> None:
-        """Raise `UsageError` naming the extra if TensorFlow or Keras is missing."""
-        import_keras(self.name)
 
     def write(
         self, model: DetectionModel, target: Path, settings: ExportSettings, metadata: Mapping[str, Any]
