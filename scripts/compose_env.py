@@ -49,7 +49,7 @@ def generate(folder: Path, commit: str) -> bool:
 
 def secret_files(values: dict[str, str]) -> dict[str, str]:
     """Return the files that services read their users from."""
-    database = f"postgresql://mlflow:{values['MLFLOW_DATABASE_PASSWORD']}@postgres/mlflow_users"
+    database = f"postgresql+psycopg2://mlflow:{values['MLFLOW_DATABASE_PASSWORD']}@postgres/mlflow_users"
     auth = {
         "default_permission": "READ",
         "database_uri": database,

@@ -19,7 +19,7 @@ import yaml
 
 from pipelines import IMAGE
 
-ONCE = {"mlflow-migrate", "bucket", "airflow-migrate"}
+ONCE = {"owner", "mlflow-migrate", "bucket", "airflow-migrate"}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,32 @@ def test_services_have_no_more_rights_than_they_need(compose: dict[str, Any]) ->
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "privileged" not in service, name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert ("cap_add" in service or service.get("user") == "0") == (name == "owner"), name
+
+
+def test_every_volume_is_given_to_those_who_write_it(compose: dict[str, Any]) -> None:
+    given = {volume.split(":")[0] for volume in compose["services"]["owner"]["volumes"]}
+    assert given | {"postgres"} == set(compose["volumes"]), "the image of postgres does it itself"
+    for name, service in compose["services"].items():
+        used = {volume.split(":")[0] for volume in service.get("volumes", ())} & given
+        if used and name != "owner":
+            assert "owner" in waits_for(compose, name), name
+
+
+def waits_for(compose: dict[str, Any], name: str) -> set[str]:
+    needed = set(compose["services"][name].get("depends_on", ()))
+    return needed.union(*(waits_for(compose, one) for one in needed))
+
+
+def test_stages_are_put_on_the_network_of_the_services(compose: dict[str, Any]) -> None:
+    network = compose["services"]["airflow-scheduler"]["environment"]["YOLO_MLOPS_NETWORK"]
+    assert network == f"{compose['name']}_default"
+
+
+def test_no_password_is_a_word_of_a_command(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        words = str([service.get("command"), service.get("entrypoint"), service.get("healthcheck")])
+        assert "${" not in words, name
 
 
 def test_images_are_pinned_and_ours_are_targets_of_the_dockerfile(

@@ -24,41 +24,41 @@ START_SECONDS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Database:
-    """An empty database and who may use it."""
+    """A cluster, its superuser, and an empty database in it."""
 
     port: int
     password: str
+    user: str = NAME
     name: str = "airflow"
 
     @property
     def address(self) -> str:
         """What SQLAlchemy connects to."""
-        return f"postgresql+psycopg2://{NAME}:{self.password}@127.0.0.1:{self.port}/{self.name}"
+        return f"postgresql+psycopg2://{self.user}:{self.password}@127.0.0.1:{self.port}/{self.name}"
 
     def run(self, program: str, *words: str) -> str:
         """Run a client such as pg_dump on the server; returns what it prints."""
-        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", NAME]
+        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", self.user]
         env = {**os.environ, "PGPASSWORD": self.password}
         command = [_program(program), *address, *words]
         return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
 
 
 @contextmanager
-def postgres() -> Iterator[Database]:
-    """Run a cluster in a folder of its own, with a generated password, and remove both at the end.
+def cluster(database: Database) -> Iterator[None]:
+    """Run a cluster in a folder of its own, without databases, and remove it at the end.
 
     PostgreSQL refuses to run as root: a root's runs as the user ``postgres``, which its package makes.
     """
     with tempfile.TemporaryDirectory(prefix="yolo-mlops-postgres-") as place:
         folder, data = Path(place), Path(place, "data")
-        database = Database(port=free_port(), password=secrets.token_urlsafe(12))
         file = folder / "password"
         file.touch(mode=0o600)
         file.write_text(database.password)
         if os.geteuid() == 0:
             for path in (folder, file):
                 shutil.chown(path, "postgres", "postgres")
-        words = ["initdb", "-D", str(data), "-U", NAME, "-A", "scram-sha-256", f"--pwfile={file}"]
+        words = ["initdb", "-D", str(data), "-U", database.user, "-A", "scram-sha-256", f"--pwfile={file}"]
         subprocess.run(_words(words), check=True, stdout=subprocess.DEVNULL, cwd=folder)
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
         words = ["postgres", "-D", str(data), "-p", str(database.port)]
@@ -67,11 +67,19 @@ def postgres() -> Iterator[Database]:
             server = subprocess.Popen(_words(words), stdout=log, stderr=log, cwd=folder)
         try:
             _wait(server, database, folder / "server.log")
-            database.run("createdb", database.name)
-            yield database
+            yield
         finally:
             server.send_signal(signal.SIGINT)  # fast: it disconnects its clients
             server.wait(30)
+
+
+@contextmanager
+def postgres() -> Iterator[Database]:
+    """Run a cluster with one database and a generated password."""
+    database = Database(port=free_port(), password=secrets.token_urlsafe(12))
+    with cluster(database):
+        database.run("createdb", database.name)
+        yield database
 
 
 def _words(command: Sequence[str]) -> list[str]:
