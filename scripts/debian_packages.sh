@@ -2,9 +2,10 @@
 # Install the Debian packages that tests need and this machine lacks, each by the command it brings.
 set -euo pipefail
 
-declare -A package=([chromium]=chromium [chromedriver]=chromium-driver [postgres]=postgresql)
-# Debian keeps PostgreSQL's programs off the PATH.
-PATH=$PATH:$(printf '%s:' /usr/lib/postgresql/*/bin)
+declare -A package=([chromium]=chromium [chromedriver]=chromium-driver [postgres]=postgresql
+  [dockerd]=docker.io [mmdebstrap]=mmdebstrap)
+# Debian keeps PostgreSQL's programs off the PATH, and a user's PATH lacks the system's.
+PATH=$PATH:/usr/sbin:$(printf '%s:' /usr/lib/postgresql/*/bin)
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")

@@ -27,4 +27,5 @@ else
   lock ml ml,export,dev
   lock airflow airflow,test
   lock kfp kfp,test
+  lock sbom sbom
 fi

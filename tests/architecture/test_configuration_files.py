@@ -20,7 +20,12 @@ from pipelines import render
 from pipelines.stages import STAGES
 from yolo_core.model.variants import VARIANTS
 
-LOCKS = {"ml": ("ml", "export", "dev"), "airflow": ("airflow", "test"), "kfp": ("kfp", "test")}
+LOCKS = {
+    "ml": ("ml", "export", "dev"),
+    "airflow": ("airflow", "test"),
+    "kfp": ("kfp", "test"),
+    "sbom": ("sbom",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +82,13 @@ def test_every_image_is_a_target_of_the_dockerfile(repo: Path, project: dict[str
 
 
 def test_images_install_what_the_lock_pins(repo: Path) -> None:
-    text = (repo / "infra/docker/Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    installs = re.findall(r"pip install --constraint /tmp/lock.txt ([^&\n]+)", text)
-    names = {normal(word.strip('"')) for line in installs for word in line.split()}
+    lists = sorted((repo / "infra/docker/packages").glob("*.txt"))
+    lines = {path.name: path.read_text(encoding="utf-8").splitlines() for path in lists}
+    names = {normal(line) for found in lines.values() for line in found if not line.startswith("#")}
     assert len(names) > 15
     assert names <= pins(repo / "requirements/ml.txt").keys()
+    text = (repo / "infra/docker/Dockerfile").read_text(encoding="utf-8")
+    assert all(f"/tmp/packages/{name}" in text for name in lines), "an image installs each list"
 
 
 @pytest.mark.parametrize("lock", LOCKS)
