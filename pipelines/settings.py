@@ -37,9 +37,10 @@ class AirflowSettings:
     ``schedule`` is a cron expression in UTC or None. ``backend`` is where a stage runs: a process of this
     machine, a Docker container or a pod. ``pool`` is the Airflow pool of the stages that train and measure.
     ``retry_seconds`` is the wait before the first of ``retries``. ``timeout_hours`` has an entry per stage.
-    ``registry`` goes before the images' names. ``namespace`` and ``secret`` are those of Kubernetes.
-    ``mounts`` maps a path in the container to a folder of the machine (docker) or a volume claim
-    (kubernetes).
+    ``registry`` goes before the images' names. ``gpus`` is how many the container of the training gets; with
+    any it runs in the image that can use them. ``network`` is Docker's; ``namespace`` and ``secret`` are
+    those of Kubernetes. ``mounts`` maps a path in the container to a folder of the machine (docker) or a
+    volume claim (kubernetes).
     """
 
     schedule: str | None
@@ -50,6 +51,8 @@ class AirflowSettings:
     retry_seconds: float
     timeout_hours: Mapping[str, float]
     registry: str | None
+    gpus: int
+    network: str | None
     namespace: str
     secret: str
     mounts: Mapping[str, str]
@@ -65,12 +68,14 @@ class AirflowSettings:
             raise ValueError("airflow.timeout_hours and airflow.retry_seconds must be above 0")
         if self.retries < 0 or self.max_active_runs < 1:
             raise ValueError("airflow.retries must be 0 or more, airflow.max_active_runs 1 or more")
+        if self.gpus < 0:
+            raise ValueError("airflow.gpus must be 0 or more")
         if not self.pool or not self.namespace or not self.secret:
             raise ValueError("airflow.pool, airflow.namespace and airflow.secret must not be empty")
 
 
 def load_settings() -> AirflowSettings:
-    """Read the section; $YOLO_MLOPS_BACKEND goes before its backend.
+    """Read the section; $YOLO_MLOPS_BACKEND and $YOLO_MLOPS_NETWORK go before its backend and network.
 
     Raises:
         ValueError: a key is unknown, missing or out of range; Airflow shows it as the DAG's import error.
@@ -83,5 +88,5 @@ def load_settings() -> AirflowSettings:
     if wrong:
         state = "missing" if wrong[0] in known else "not a known key"
         raise ValueError(f"{params_file()}: airflow.{wrong[0]} is {state}; keys are {', '.join(known)}")
-    backend = os.environ.get("YOLO_MLOPS_BACKEND") or section["backend"]
-    return AirflowSettings(**{**section, "backend": backend})
+    variables = {key: os.environ.get(f"YOLO_MLOPS_{key.upper()}") for key in ("backend", "network")}
+    return AirflowSettings(**{**section, **{key: value for key, value in variables.items() if value}})

@@ -12,12 +12,21 @@ from typing import Any
 
 import yaml
 
-from pipelines import IMAGE
+from pipelines.containers import (
+    GPU_TOLERATION,
+    SCRATCH,
+    SHARED_MEMORY,
+    USER,
+    gibibytes,
+    image_of,
+    labels_of,
+    on_gpus,
+    requests_and_limits,
+)
 from pipelines.settings import S3_SCHEME, AirflowSettings, load_settings
 from pipelines.stage import Resources, Stage
 from pipelines.stages import STAGES
 
-_USER = 10001  # of the images
 _RETRIES = 2
 _KEPT_SECONDS = 86400  # that a finished job stays to be looked at
 
@@ -39,7 +48,7 @@ def to_job(
     """
     name = "-".join(filter(None, (stage.name, variant)))
     words = [*stage.command(variant), "--workspace", workspace, "--run-id", run_id]
-    labels = {"app.kubernetes.io/name": "yolo-mlops", "app.kubernetes.io/component": stage.name}
+    stage, labels = on_gpus(stage, settings), labels_of(stage)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -60,45 +69,38 @@ def _pod(stage: Stage, words: list[str], settings: AirflowSettings) -> dict[str,
         "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "fsGroup": _USER,
+            "runAsUser": USER,
+            "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(stage, words, settings)],
         "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": _shared(stage.resources)}],
     }
     if stage.resources.gpu:
-        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+        pod["tolerations"] = [GPU_TOLERATION]
     return pod
 
 
 def _container(stage: Stage, words: list[str], settings: AirflowSettings) -> dict[str, Any]:
-    image = f"{IMAGE}-{stage.image}"
     return {
         "name": stage.name,
-        "image": f"{settings.registry.rstrip('/')}/{image}" if settings.registry else image,
+        "image": image_of(stage, settings),
         "command": words,
-        "env": [{"name": "PIPELINE_ORCHESTRATOR", "value": "kubernetes"}, {"name": "HOME", "value": "/tmp"}],
+        "env": [{"name": "PIPELINE_ORCHESTRATOR", "value": "kubernetes"}, {"name": "HOME", "value": SCRATCH}],
         "envFrom": [{"secretRef": {"name": settings.secret}}],
-        "resources": _resources(stage.resources),
+        "resources": requests_and_limits(stage.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],
+        "volumeMounts": [{"name": "tmp", "mountPath": SCRATCH}, {"name": "shm", "mountPath": SHARED_MEMORY}],
     }
-
-
-def _resources(resources: Resources) -> dict[str, dict[str, str]]:
-    asked = {"cpu": f"{resources.cpu:g}", "memory": f"{resources.memory_gib:g}Gi"}
-    gpus = {"nvidia.com/gpu": str(resources.gpu)} if resources.gpu else {}
-    return {"requests": asked, "limits": {**asked, **gpus}}
 
 
 def _shared(resources: Resources) -> dict[str, str]:
     """Return the volume of shared memory; what Docker gives unasked is 64 MB."""
-    return {"medium": "Memory", "sizeLimit": f"{resources.shm_gib or 0.0625:g}Gi"}
+    return {"medium": "Memory", "sizeLimit": gibibytes(resources.shm_gib or 0.0625)}
 
 
 def main(argv: Sequence[str]) -> int:

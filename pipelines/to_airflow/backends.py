@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from pipelines import IMAGE
+from pipelines.containers import on_gpus
 from pipelines.settings import AirflowSettings, read_params
 from pipelines.stage import Stage
 from pipelines.to_airflow.form import one_line
@@ -26,13 +26,7 @@ def stage_operator(stage: Stage, settings: AirflowSettings) -> tuple[Any, dict[s
         return StageOperator, {}
     module, name = _CONTAINERS[settings.backend].split(":")
     backend = import_module(module)
-    return getattr(backend, name), backend.options_of(stage, settings)
-
-
-def image_of(stage: Stage, settings: AirflowSettings) -> str:
-    """Return the image that a stage runs in."""
-    name = f"{IMAGE}-{stage.image}"
-    return f"{settings.registry.rstrip('/')}/{name}" if settings.registry else name
+    return getattr(backend, name), backend.options_of(on_gpus(stage, settings), settings)
 
 
 def params_words(stage: Stage) -> list[str]:

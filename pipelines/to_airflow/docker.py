@@ -6,23 +6,27 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from airflow.providers.docker.exceptions import DockerContainerFailedException
 from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk.exceptions import AirflowFailException
+from docker import APIClient
 from docker.errors import NotFound
 from docker.types import DeviceRequest, Mount
 
+from pipelines.containers import ADDRESS, SCRATCH, image_of
 from pipelines.settings import S3_SCHEME, AirflowSettings
 from pipelines.stage import Stage
-from pipelines.to_airflow.backends import COMMAND, image_of, last_result, params_words
+from pipelines.to_airflow.backends import COMMAND, last_result, params_words
 from pipelines.to_airflow.links import DataDocsLink, MlflowLink
-from pipelines.to_airflow.operators import FINAL_CODES, kept_of_stage, stage_named, stage_words
+from pipelines.to_airflow.operators import final_reason, kept_of_stage, stage_named, stage_words
 from pipelines.to_airflow.place import container_environment, workspace
 
 _INSIDE = "/work"  # where the image expects a local workspace
+_GRACE_SECONDS = 30  # that a stage gets to save its state; Docker itself would give it ten
 
 
 def options_of(stage: Stage, settings: AirflowSettings) -> dict[str, Any]:
@@ -31,7 +35,8 @@ def options_of(stage: Stage, settings: AirflowSettings) -> dict[str, Any]:
     gpus = [DeviceRequest(count=resources.gpu, capabilities=[["gpu"]])] if resources.gpu else None
     return {
         "image": image_of(stage, settings),
-        "cpus": resources.cpu,
+        "cpus": resources.cpu,  # the share of a machine that is busy; `locked_down` sets the limit
+        "network_mode": settings.network,
         "mem_limit": f"{resources.memory_gib:g}g",
         "shm_size": int(resources.shm_gib * 2**30) or None,
         "device_requests": gpus,
@@ -42,11 +47,34 @@ def options_of(stage: Stage, settings: AirflowSettings) -> dict[str, Any]:
     }
 
 
-class DockerStageOperator(DockerOperator):  # type: ignore[misc]
-    """Runs one stage in its image, as the user of this process, without privileges.
+def locked_down(client: APIClient, cpus: float) -> APIClient:
+    """Return the client, whose containers from now on get what `DockerOperator` has no options for.
 
-    The environment is given to Docker's API by value, never in the command and in no template field. A
-    container that an earlier try left behind is stopped first: it is found by its name.
+    The image is read-only for them, with a volume for temporary files that goes with the container, and they
+    have neither capabilities nor a way to get any.
+
+    Args:
+        client: of the one operator that it is made for.
+        cpus: that a container may use at most.
+    """
+    client.create_host_config = partial(
+        client.create_host_config,
+        read_only=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges:true"],
+        nano_cpus=int(cpus * 1e9),
+    )
+    client.create_container = partial(client.create_container, stop_timeout=_GRACE_SECONDS)
+    client.remove_container = partial(client.remove_container, v=True)
+    return client
+
+
+class DockerStageOperator(DockerOperator):  # type: ignore[misc]
+    """Runs one stage in its image, as an unprivileged user who can write to the workspace and /tmp only.
+
+    That user is the image's; for a workspace that is a folder, the one of this process. The environment is
+    given to Docker's API by value, never in the command and in no template field. A container that an
+    earlier try left behind is stopped first: it is found by its name.
     """
 
     template_fields: Sequence[str] = ("variant",)
@@ -62,6 +90,11 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
         self.variant = variant
         self.result: Mapping[str, Any] | None = None
 
+    @cached_property
+    def cli(self) -> APIClient:
+        """The client of Docker's API."""
+        return locked_down(super().cli, self.cpus)
+
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Run the container to its end."""
         self.prepare(context)
@@ -71,29 +104,23 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
         except DockerContainerFailedException as error:
             self.result = last_result((error.logs or [None])[-1])
             code = re.search(r"'StatusCode': (\d+)", str(error))
-            if code and int(code[1]) in FINAL_CODES:
-                reason = (self.result or {}).get("error", "the message above says why")
-                raise AirflowFailException(f"exit code {code[1]}: {reason}; not tried again") from None
+            final = final_reason(int(code[1]), self.result) if code else None
+            if final:
+                raise AirflowFailException(final) from None
             raise
         return kept_of_stage(self.result)
 
     def prepare(self, context: Mapping[str, Any]) -> None:
         """Set command, environment and mounts for this run: after templates were rendered, so none is."""
         environment = container_environment()
-        if not environment.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://")):
-            raise AirflowFailException(
-                "containers need MLFLOW_TRACKING_URI=http://HOST:PORT that they can reach"
-            )
+        if not environment.get(ADDRESS, "").startswith(("http://", "https://")):
+            raise AirflowFailException(f"containers need {ADDRESS}=http://HOST:PORT that they can reach")
         place = workspace(context["run_id"])
+        self.mounts = [*self.mounts, Mount(target=SCRATCH, source=None, type="volume")]
         if not place.startswith(S3_SCHEME):
-            self.mounts = [
-                *self.mounts,
-                Mount(target=_INSIDE, source=str(Path(place).resolve()), type="bind"),
-            ]
+            self.mounts.append(Mount(target=_INSIDE, source=str(Path(place).resolve()), type="bind"))
             place = _INSIDE
-            if os.getuid():
-                self.user = f"{os.getuid()}:{os.getgid()}"
-                environment["HOME"] = "/tmp"
+            self.user = f"{os.getuid()}:{os.getgid()}"
         words = stage_words(self.stage, self.variant, context, place)
         sections = params_words(stage_named(self.stage))
         self.command = [*COMMAND, words[0], *sections, *words[1:], "--json"]

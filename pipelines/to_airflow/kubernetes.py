@@ -9,14 +9,23 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.sdk.exceptions import AirflowFailException
 from kubernetes.client import models as k8s
 
+from pipelines.containers import (
+    GPU_TOLERATION,
+    SCRATCH,
+    SHARED_MEMORY,
+    USER,
+    gibibytes,
+    image_of,
+    labels_of,
+    requests_and_limits,
+)
 from pipelines.settings import S3_SCHEME, AirflowSettings
 from pipelines.stage import Resources, Stage
-from pipelines.to_airflow.backends import COMMAND, image_of, params_words
+from pipelines.to_airflow.backends import COMMAND, params_words
 from pipelines.to_airflow.links import MlflowLink
 from pipelines.to_airflow.operators import stage_named, stage_words
 from pipelines.to_airflow.place import workspace
 
-_USER = 10001  # of the images
 _START_SECONDS = 900  # for a node to come and an image to be pulled
 
 
@@ -29,17 +38,12 @@ def options_of(stage: Stage, settings: AirflowSettings) -> dict[str, Any]:
         "namespace": settings.namespace,
         "image": image_of(stage, settings),
         "env_from": [k8s.V1EnvFromSource(secret_ref=source)],
-        "container_resources": _limits(stage.resources),
+        "container_resources": k8s.V1ResourceRequirements(**requests_and_limits(stage.resources)),
+        "tolerations": [k8s.V1Toleration(**GPU_TOLERATION)] if stage.resources.gpu else [],
         "volumes": volumes,
         "volume_mounts": mounts,
-        "labels": {"app.kubernetes.io/name": "yolo-mlops", "app.kubernetes.io/component": stage.name},
+        "labels": labels_of(stage),
     }
-
-
-def _limits(resources: Resources) -> k8s.V1ResourceRequirements:
-    asked = {"cpu": f"{resources.cpu:g}", "memory": f"{resources.memory_gib:g}Gi"}
-    gpus = {"nvidia.com/gpu": str(resources.gpu)} if resources.gpu else {}
-    return k8s.V1ResourceRequirements(requests=asked, limits={**asked, **gpus})
 
 
 def _volumes(
@@ -47,11 +51,11 @@ def _volumes(
 ) -> tuple[list[k8s.V1Volume], list[k8s.V1VolumeMount]]:
     """Return a folder for scratch files, memory for what processes share, and the claims of the settings."""
     volumes = [k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource())]
-    mounts = [k8s.V1VolumeMount(name="scratch", mount_path="/tmp")]
+    mounts = [k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH)]
     if resources.shm_gib:
-        memory = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{resources.shm_gib:g}Gi")
+        memory = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=gibibytes(resources.shm_gib))
         volumes.append(k8s.V1Volume(name="shm", empty_dir=memory))
-        mounts.append(k8s.V1VolumeMount(name="shm", mount_path="/dev/shm"))
+        mounts.append(k8s.V1VolumeMount(name="shm", mount_path=SHARED_MEMORY))
     for number, (target, claim) in enumerate(settings.mounts.items()):
         source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=True)
         volumes.append(k8s.V1Volume(name=f"mount-{number}", persistent_volume_claim=source))
@@ -73,16 +77,18 @@ class PodStageOperator(KubernetesPodOperator):  # type: ignore[misc]
         """``stage`` is its name in STAGES."""
         fixed = {
             "cmds": list(COMMAND),
-            "env_vars": {"PIPELINE_ORCHESTRATOR": "airflow", "HOME": "/tmp"},
+            "env_vars": {"PIPELINE_ORCHESTRATOR": "airflow", "HOME": SCRATCH},
             "security_context": k8s.V1PodSecurityContext(
                 run_as_non_root=True,
-                run_as_user=_USER,
-                run_as_group=_USER,
-                fs_group=_USER,
+                run_as_user=USER,
+                run_as_group=USER,
+                fs_group=USER,
                 seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
             ),
             "container_security_context": k8s.V1SecurityContext(
-                allow_privilege_escalation=False, capabilities=k8s.V1Capabilities(drop=["ALL"])
+                allow_privilege_escalation=False,
+                read_only_root_filesystem=True,
+                capabilities=k8s.V1Capabilities(drop=["ALL"]),
             ),
             "automount_service_account_token": False,
             "do_xcom_push": False,

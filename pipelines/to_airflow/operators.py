@@ -121,11 +121,9 @@ class CommandOperator(BaseOperator):  # type: ignore[misc]
                 raise AirflowException("stopped from outside")
 
     def _check(self, code: int | None) -> None:
-        # Python ends with 1 too, after an error that nobody foresaw; but then there is no result.
-        if code in FINAL_CODES and (code != 1 or self.result is not None):
-            said = self.result or {}
-            reason = said.get("error") or said.get("reason") or "the message above says why"
-            raise AirflowFailException(f"exit code {code}: {reason}; not tried again")
+        final = final_reason(code, self.result)
+        if final:
+            raise AirflowFailException(final)
         if code != 0:
             raise AirflowException("killed" if code is None else f"exit code {code}")
 
@@ -163,6 +161,16 @@ class StageOperator(CommandOperator):
 
     def _key(self, _context: Mapping[str, Any]) -> str:
         return f"{self.task_id}.{self.variant}" if self.variant else str(self.task_id)
+
+
+def final_reason(code: int | None, result: Mapping[str, Any] | None) -> str | None:
+    """Return why a command failed, if another try cannot mend it."""
+    # Python ends with 1 too, after an error that nobody foresaw; but then there is no result.
+    if code not in FINAL_CODES or (code == 1 and result is None):
+        return None
+    said = result or {}
+    reason = said.get("error") or said.get("reason") or "the message above says why"
+    return f"exit code {code}: {reason}; not tried again"
 
 
 def stage_named(name: str) -> Stage:

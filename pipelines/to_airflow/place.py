@@ -7,21 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from pipelines.containers import ADDRESS, ENVIRONMENT, SCRATCH
 from pipelines.settings import REPO, S3_SCHEME
-
-# What a stage in a container is given of this machine's environment; values never enter a command.
-PASSED_ON = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-)
 
 
 def safe_name(run_id: str) -> str:
@@ -46,24 +33,28 @@ def workspace(run_id: str) -> str:
 
 
 def task_folder(dag_id: str, run_id: str, task: str) -> Path:
-    """Return where this machine keeps what a task's command writes; see `pipelines.detached`."""
-    root = REPO / "runs" / "airflow" if runs().startswith(S3_SCHEME) else Path(runs())
+    """Return where this machine keeps what a task's command writes; see `pipelines.detached`.
+
+    Below $YOLO_MLOPS_TASKS, else below `runs`, else, where that is on S3, below runs/airflow.
+    """
+    beside = REPO / "runs" / "airflow" if runs().startswith(S3_SCHEME) else Path(runs())
+    root = Path(os.environ.get("YOLO_MLOPS_TASKS") or beside)
     return root / safe_name(run_id) / ".tasks" / f"{dag_id}.{task}"
 
 
 def mlflow_uri() -> str:
     """Return where runs are tracked: runs have folders of their own, but share the repository's store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{REPO / 'mlflow.db'}"
+    return os.environ.get(ADDRESS) or f"sqlite:///{REPO / 'mlflow.db'}"
 
 
 def process_environment() -> dict[str, str]:
     """Return a command's environment: this one without what is Airflow's own, its secrets above all."""
     kept = {key: value for key, value in os.environ.items() if not key.lstrip("_").startswith("AIRFLOW_")}
     kept.pop("PYTHONPATH", None)
-    return {**kept, "MLFLOW_TRACKING_URI": mlflow_uri(), "PIPELINE_ORCHESTRATOR": "airflow"}
+    return {**kept, ADDRESS: mlflow_uri(), "PIPELINE_ORCHESTRATOR": "airflow"}
 
 
 def container_environment() -> dict[str, str]:
-    """Return the environment of a stage in a container: what `PASSED_ON` names of this one."""
-    passed = {key: os.environ[key] for key in PASSED_ON if os.environ.get(key)}
-    return {**passed, "PIPELINE_ORCHESTRATOR": "airflow"}
+    """Return the environment of a stage in a container: what `ENVIRONMENT` names of this one."""
+    passed = {key: os.environ[key] for key in ENVIRONMENT if os.environ.get(key)}
+    return {**passed, "PIPELINE_ORCHESTRATOR": "airflow", "HOME": SCRATCH}

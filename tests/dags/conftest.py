@@ -14,11 +14,16 @@ import pytest
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-test-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
+_VARIABLES = (
+    *("YOLO_MLOPS_BACKEND", "YOLO_MLOPS_NETWORK", "YOLO_MLOPS_TASKS", "YOLO_MLOPS_MLFLOW_UI"),
+    "MLFLOW_TRACKING_URI",
+)
+
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path, monkeypatch: Any) -> Path:
     """The folder of the runs, empty."""
-    for name in ("YOLO_MLOPS_BACKEND", "YOLO_MLOPS_MLFLOW_UI", "MLFLOW_TRACKING_URI"):
+    for name in _VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("YOLO_MLOPS_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"

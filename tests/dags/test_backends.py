@@ -25,9 +25,9 @@ SERVER = "http://mlflow:5000"
 def settings(tmp_path: Path, monkeypatch: Any) -> Any:
     """Return a function that chooses a backend, with a claim or folder that all stages see."""
 
-    def choose(backend: str) -> Any:
+    def choose(backend: str, **changes: Any) -> Any:
         params = read_params()
-        params["airflow"] |= {"registry": "registry.example/team", "mounts": {"/data": "datasets"}}
+        params["airflow"] |= {"registry": "registry.example/team", "mounts": {"/data": "datasets"}, **changes}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         monkeypatch.setenv("YOLO_MLOPS_PARAMS", str(tmp_path / "params.yaml"))
         monkeypatch.setenv("YOLO_MLOPS_BACKEND", backend)
@@ -86,8 +86,7 @@ def test_container_of_a_stage(settings: Any, runs: Path) -> None:
     assert mounts["/work"]["Source"] == str(runs / safe_name(RUN_ID))
     assert mounts["/data"]["ReadOnly"]
     assert made.privileged is False
-    if os.getuid():
-        assert made.user == f"{os.getuid()}:{os.getgid()}"
+    assert made.user == f"{os.getuid()}:{os.getgid()}"
     assert made._private_environment["AWS_SECRET_ACCESS_KEY"] == SECRET
     assert SECRET not in str((made.command, made.environment, made.container_name))
 
@@ -167,6 +166,7 @@ def test_pod_of_a_stage(settings: Any, monkeypatch: Any, capsys: Any) -> None:
     assert spec["security_context"]["run_as_non_root"] is True
     assert spec["security_context"]["run_as_user"] == 10001
     assert container["security_context"]["allow_privilege_escalation"] is False
+    assert container["security_context"]["read_only_root_filesystem"] is True
     assert container["security_context"]["capabilities"] == {"drop": ["ALL"]}
     assert spec["automount_service_account_token"] is False
     resources = stage_named("train").resources
@@ -183,15 +183,15 @@ def test_pod_of_a_stage(settings: Any, monkeypatch: Any, capsys: Any) -> None:
     assert SECRET not in str(pod)
 
 
-def test_pod_asks_for_gpus(settings: Any, monkeypatch: Any) -> None:
-    from dataclasses import replace
-
-    from pipelines.to_airflow.kubernetes import options_of
-
-    stage = stage_named("train")
-    stage = replace(stage, resources=replace(stage.resources, gpu=2))
-    options = options_of(stage, settings("kubernetes"))
-    assert options["container_resources"].limits["nvidia.com/gpu"] == "2"
+def test_training_asks_for_gpus(settings: Any) -> None:
+    pod = operator("train", settings("kubernetes", gpus=2))
+    assert pod.image.endswith("-train-gpu")
+    assert pod.container_resources.limits["nvidia.com/gpu"] == "2"
+    assert [one.key for one in pod.tolerations] == ["nvidia.com/gpu"]
+    container = operator("train", settings("docker", gpus=2))
+    assert container.image.endswith("-train-gpu")
+    assert [one["Count"] for one in container.device_requests] == [2]
+    assert not operator("study", settings("docker", gpus=2)).device_requests
 
 
 def test_pod_needs_a_bucket(settings: Any) -> None:

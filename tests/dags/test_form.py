@@ -144,6 +144,12 @@ def test_folders_of_runs(runs: Path) -> None:
         assert task_folder("d", run_id, "t").resolve().is_relative_to(runs.resolve())
 
 
+def test_files_of_tasks_may_have_a_place_of_their_own(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("YOLO_MLOPS_TASKS", str(tmp_path / "tasks"))
+    monkeypatch.setenv("YOLO_MLOPS_RUNS", "s3://bucket/runs")
+    assert task_folder("d", "one", "t").is_relative_to(tmp_path / "tasks")
+
+
 def test_form_knows_the_same_variants_as_the_detector(repo: Path) -> None:
     python = repo / ".venv/bin/python"
     if not python.exists():

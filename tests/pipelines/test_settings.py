@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines.containers import on_gpus
 from pipelines.settings import load_settings
+from pipelines.stages import STAGES
 
 
 @pytest.fixture
@@ -21,7 +23,8 @@ def write(repo: Path, tmp_path: Path, monkeypatch: Any) -> Any:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         monkeypatch.setenv("YOLO_MLOPS_PARAMS", str(tmp_path / "params.yaml"))
 
-    monkeypatch.delenv("YOLO_MLOPS_BACKEND", raising=False)
+    for name in ("YOLO_MLOPS_BACKEND", "YOLO_MLOPS_NETWORK"):
+        monkeypatch.delenv(name, raising=False)
     return change
 
 
@@ -30,11 +33,22 @@ def test_section_of_the_repository_loads(write: Any) -> None:
     assert load_settings().backend == "process"
 
 
-def test_environment_names_the_backend(write: Any, monkeypatch: Any) -> None:
-    write(backend="docker")
-    assert load_settings().backend == "docker"
+def test_environment_names_backend_and_network(write: Any, monkeypatch: Any) -> None:
+    write(backend="docker", network="one")
+    assert (load_settings().backend, load_settings().network) == ("docker", "one")
     monkeypatch.setenv("YOLO_MLOPS_BACKEND", "kubernetes")
-    assert load_settings().backend == "kubernetes"
+    monkeypatch.setenv("YOLO_MLOPS_NETWORK", "another")
+    assert (load_settings().backend, load_settings().network) == ("kubernetes", "another")
+
+
+def test_gpus_choose_the_image_of_the_training_alone(write: Any) -> None:
+    write(gpus=2)
+    settings = load_settings()
+    changed = {stage.name: on_gpus(stage, settings) for stage in STAGES if on_gpus(stage, settings) != stage}
+    assert set(changed) == {"train"}
+    assert (changed["train"].image, changed["train"].resources.gpu) == ("train-gpu", 2)
+    write(gpus=0)
+    assert all(on_gpus(stage, load_settings()) is stage for stage in STAGES)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +62,7 @@ def test_environment_names_the_backend(write: Any, monkeypatch: Any) -> None:
         ({"retry_seconds": 0}, "must be above 0"),
         ({"retries": -1}, "airflow.retries must be 0 or more"),
         ({"max_active_runs": 0}, "airflow.max_active_runs 1 or more"),
+        ({"gpus": -1}, "airflow.gpus must be 0 or more"),
         ({"pool": ""}, "airflow.pool, airflow.namespace and airflow.secret must not be empty"),
         ({"schedul": "x"}, "airflow.schedul is not a known key"),
     ],
