@@ -36,7 +36,8 @@ def new_parser(prog: str, description: str) -> Parser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one key of the params, such as train.epochs=3; may be repeated",
+        help="override one key of the params, such as train.epochs=3; may be repeated; "
+        "several at once: '{train.epochs: 3, train.seed: 1}'",
     )
     parser.add_argument("--json", action="store_true", help="make the last line of stdout a JSON result")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -37,26 +37,35 @@ def read_params(path: Path) -> dict[str, Any]:
 
 
 def override(params: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the params with ``section.key=value`` assignments applied; values are read as YAML.
+    """Return the params with assignments applied: ``section.key=value``, or ``{section.key: value, ...}``.
 
-    A key must be in the params already, except inside a section that is free or below one: those are
-    checked when their stage reads them.
+    Values are read as YAML. A key must be in the params already, except inside a section that is free or
+    below one: those are checked when their stage reads them.
 
     Raises:
         UsageError: an assignment is malformed or names an unknown key.
     """
     changed = copy.deepcopy(dict(params))
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        keys = name.strip().split(".")
-        if not equals or not all(keys):
-            raise UsageError(f"--set {assignment}: write it as section.key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {assignment}: {text!r} is not a YAML value; quote it") from None
-        _assign(changed, keys, value)
+        for name, value in _assignments(assignment):
+            keys = name.strip().split(".")
+            if not all(keys):
+                raise UsageError(f"--set {assignment}: write it as section.key=value")
+            _assign(changed, keys, value)
     return changed
+
+
+def _assignments(text: str) -> list[tuple[str, Any]]:
+    """Read ``section.key=value``, or a mapping of such, which an orchestrator can give as one parameter."""
+    several = text.lstrip().startswith("{")
+    name, equals, value = ("", "=", text) if several else text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: write it as section.key=value")
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {text}: {value!r} is not a YAML value; quote it") from None
+    return [(str(key), one) for key, one in read.items()] if several else [(name, read)]
 
 
 def _assign(params: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -10,8 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-
+from pipelines.settings import load_settings, read_params
 from pipelines.stages import STAGES
 from pipelines.to_dvc import to_dvc
 
@@ -25,13 +24,12 @@ def render_dvc() -> dict[Path, str]:
 
 
 def render_kfp() -> dict[Path, str]:
-    """Return the compiled KFP pipeline's text by its path, for the variants in params.yaml."""
+    """Return the compiled KFP pipeline's text by its path, for the variants and settings in params.yaml."""
     from pipelines.to_kfp import compile_kfp
 
-    variants = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))["variants"]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / KFP_FILE.name
-        compile_kfp(STAGES, variants, target)
+        compile_kfp(STAGES, read_params().get("variants"), load_settings(), target)
         return {KFP_FILE: target.read_text(encoding="utf-8")}
 
 
@@ -49,7 +47,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("what", choices=RENDERERS)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a file is stale")
     options = parser.parse_args(argv)
-    files = RENDERERS[options.what]()
+    try:
+        files = RENDERERS[options.what]()
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     if options.check:
         for path in stale(files):
             sys.stderr.write(f"error: {path.relative_to(REPO)} is stale; run `make render`\n")

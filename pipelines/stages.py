@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.stage import Resources, Stage
 
+VARIANTS = tuple(f"yolov5{size}{suffix}" for suffix in ("", "6") for size in "nsmlx")  # of the detector
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="dataset",

@@ -11,9 +11,9 @@ import yaml
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
+from pipelines.stages import VARIANTS
 from pipelines.to_airflow.assets import DATASET
 
-VARIANTS = tuple(f"yolov5{size}{suffix}" for suffix in ("", "6") for size in "nsmlx")
 PRESETS = ("auto", "v6.0-low", "v6.0-scratch", "v6.0-high", "v6.0-finetune")
 ASK, AUTOMATICALLY, NO = "ask", "automatically", "no"
 # In the dialects of Python and of browsers alike; Python's $ would let a last line break pass.

@@ -36,6 +36,12 @@ def test_top_level_nested_and_free_keys(params: dict[str, Any]) -> None:
     assert changed["train"]["seed"] == 1
 
 
+def test_several_at_once(params: dict[str, Any]) -> None:
+    changed = override(params, ['{train.epochs: 3, "dataset.builtin.val_images": 4}', "{}", "train.epochs=5"])
+    assert changed["train"]["epochs"] == 5  # the last word counts
+    assert changed["dataset"]["builtin"]["val_images"] == 4
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -46,6 +52,9 @@ def test_top_level_nested_and_free_keys(params: dict[str, Any]) -> None:
         ("train..epochs=3", "write it as section.key=value"),
         ("train.epochs.deep=3", "train.epochs is not a section"),
         ("train.overrides={a: [", "is not a YAML value"),
+        ("{train.epochs: 3", "is not a YAML value"),
+        ("{train.epochs:3}", "train.epochs:3 is not a known key"),
+        ("{1: 2}", "1 is not a known key"),
     ],
 )
 def test_mistakes_are_named(params: dict[str, Any], assignment: str, message: str) -> None:
