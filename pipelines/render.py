@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pipelines.settings import load_settings, read_params
 from pipelines.stages import STAGES
@@ -27,9 +28,10 @@ def render_kfp() -> dict[Path, str]:
     """Return the compiled KFP pipeline's text by its path, for the variants and settings in params.yaml."""
     from pipelines.to_kfp import compile_kfp
 
+    variants: Any = read_params().get("variants")  # which the compiler checks
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / KFP_FILE.name
-        compile_kfp(STAGES, read_params().get("variants"), load_settings(), target)
+        compile_kfp(STAGES, variants, load_settings(), target)
         return {KFP_FILE: target.read_text(encoding="utf-8")}
 
 
