@@ -89,7 +89,7 @@ def requirements(backends: Sequence[str]) -> list[str]:
         if name.startswith(start) and (len(backends) == 1 or runtime in _LIGHT)
     }
     names = (*_REQUIRED, *sorted(runtimes))
-    return [f"{name}=={installed_version(name).split('+')[0]}" for name in names]
+    return [f"{name}=={_installed(name).split('+')[0]}" for name in names]
 
 
 def example_image() -> str:
@@ -97,3 +97,8 @@ def example_image() -> str:
     ramp = np.linspace(0, 255, 96, dtype=np.uint8)
     encoded = cv2.imencode(".png", np.repeat(np.tile(ramp, (64, 1))[..., None], 3, axis=2))[1]
     return base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def _installed(name: str) -> str:
+    """Return a package's version; images hold MLflow as mlflow-skinny, of the same version."""
+    return str(mlflow.__version__) if name == "mlflow" else installed_version(name)
