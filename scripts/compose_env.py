@@ -56,6 +56,7 @@ def secret_files(values: dict[str, str]) -> dict[str, str]:
         "admin_username": "admin",
         "admin_password": values["MLFLOW_PASSWORD"],
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds": "60",  # else each of a stage's many calls waits for a slow hash
     }
     user = {
         "name": "pipeline",

@@ -79,11 +79,13 @@ class Services:
     """Every service of the file; ``env_folder`` holds what scripts/compose_env.py wrote.
 
     Volumes, logs and temporary files are below ``folder``, whose path must be short: Ray's sockets lie there.
+    ``extra`` is added to every environment.
     """
 
     repo: Path
     env_folder: Path
     folder: Path
+    extra: dict[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -111,28 +113,28 @@ class Services:
         """Return the free port that stands for one of the file."""
         return self.ports.setdefault(str(of_file), free_port())
 
-    def here(self, text: object) -> str:
-        """Return a text of the file as it is for a process of this machine."""
+    def here(self, text: object, name: str = "") -> str:
+        """Return a text of the file as it is for a service's process on this machine."""
         published = [
             port.split(":")[-1] for one in self.file["services"].values() for port in one.get("ports", ())
         ]
         ports = "|".join({*published, "6379"})
         names = "|".join(self.file["services"])
         found = str(text).replace("@postgres/", f"@postgres:{POSTGRES}/")
-        found = re.sub(rf"(?<![\w.-])(?:{names})(?=:\d)", "127.0.0.1", found)
+        found = re.sub(rf"(?<![\w.-])(?:{names})(?=:(?:{ports})\b)", "127.0.0.1", found)
         found = re.sub(r"\b(localhost|0\.0\.0\.0)\b", "127.0.0.1", found)
         found = re.sub(rf"\b({ports})\b", lambda match: str(self.port(int(match[0]))), found)
         found = re.sub(r"\b10001\b", str(os.getuid()), found)
-        found = re.sub(r"(?<![\w.:/-])(/[\w./-]+)", lambda match: self._place(match[1]), found)
+        found = re.sub(r"(?<![\w.:/-])(/[\w./-]+)", lambda match: self._place(match[1], name), found)
         variable = r"\$\{(\w+)(?::[?-]([^}]*))?\}"
         return re.sub(variable, lambda match: self.passwords.get(match[1], match[2] or ""), found)
 
-    def _place(self, path: str) -> str:
+    def _place(self, path: str, name: str) -> str:
         """Return where a path of a container is here."""
         if path.startswith("/run/secrets/"):
-            name = self.file["secrets"][Path(path).name]["file"]
-            secret = self.folder / Path(name).name
-            secret.write_text(self.here((self.env_folder / name).read_text()))
+            file = self.file["secrets"][Path(path).name]["file"]
+            secret = self.folder / Path(file).name
+            secret.write_text(self.here((self.env_folder / file).read_text()))
             return str(secret)
         places = {
             "/opt/app": self.repo,
@@ -140,7 +142,7 @@ class Services:
             "/home/app/airflow": self.folder / "airflow",
             "/data": self.folder / "data",
             "/scratch": self.folder / "scratch",
-            "/tmp": self.folder,
+            "/tmp": self.folder / name,
         }
         for start, place in places.items():
             if path == start or path.startswith(f"{start}/"):
@@ -159,7 +161,7 @@ class Services:
             "PGHOST": "127.0.0.1",
             "PGPORT": str(self.port(POSTGRES)),
         }
-        return {**machine, **{key: self.here(value) for key, value in given.items()}}
+        return {**machine, **{key: self.here(value, name) for key, value in given.items()}, **self.extra}
 
     def _image(self, name: str) -> Image:
         target = self.file["services"][name]["image"].removeprefix(f"{IMAGE}-")
@@ -173,7 +175,7 @@ class Services:
             words = service.get(key, [])
             found += shlex.split(words) if isinstance(words, str) else words
         flags = [flag.replace("PORT", str(free_port())) for flag in APART.get(name, ())]
-        return [*(self.here(word) for word in found), *flags]
+        return [*(self.here(word, name) for word in found), *flags]
 
     def start(self, *names: str) -> None:
         """Start services, all of the file without names, each after what it depends on."""
@@ -201,6 +203,7 @@ class Services:
         if name == "postgres":
             self._start_postgres()
             return
+        (self.folder / name).mkdir(exist_ok=True)
         with (self.folder / "logs" / name).open("ab") as log:
             self.running[name] = subprocess.Popen(
                 self.words(name),
@@ -233,10 +236,19 @@ class Services:
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
+    def watched(self) -> list[str]:
+        """Return the services with a health check, of their own or their image's."""
+        return [name for name in self.file["services"] if self._healthcheck(name)]
+
+    def _healthcheck(self, name: str) -> list[str]:
+        service = self.file["services"][name]
+        own: list[str] = service.get("healthcheck", {}).get("test", [])
+        ends = service.get("restart") != "unless-stopped"
+        return own or ([] if ends else self._image(name).healthcheck)
+
     def healthy(self, name: str) -> bool:
         """Whether a service's health check says so."""
-        service = self.file["services"][name]
-        test = service.get("healthcheck", {}).get("test") or self._image(name).healthcheck
+        test = self._healthcheck(name)
         assert test[0] == "CMD", test
         words, environment = [self.here(word) for word in test[1:]], self.environment(name)
         done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=60)
@@ -271,4 +283,4 @@ class Services:
         self.running.clear()
         self.started.clear()
         self.stack.close()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # a second time there is none
