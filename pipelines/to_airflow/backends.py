@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -35,10 +35,13 @@ def params_words(stage: Stage) -> list[str]:
     return [f"--set={key}={one_line(params[key])}" for key in stage.params if key in params]
 
 
-def last_result(line: Any) -> Mapping[str, Any] | None:
-    """Return the result that a container's last line holds."""
-    try:
-        found = json.loads(line)
-    except (TypeError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+def result_in(lines: Sequence[str]) -> Mapping[str, Any] | None:
+    """Return the result among a container's lines: the last one of stdout, but stderr may come after it."""
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and ("stage" in found or "exit_code" in found):
+            return found
+    return None

@@ -20,7 +20,7 @@ from docker.types import DeviceRequest, Mount
 from pipelines.containers import ADDRESS, SCRATCH, image_of
 from pipelines.settings import S3_SCHEME, AirflowSettings
 from pipelines.stage import Stage
-from pipelines.to_airflow.backends import COMMAND, last_result, params_words
+from pipelines.to_airflow.backends import COMMAND, params_words, result_in
 from pipelines.to_airflow.links import DataDocsLink, MlflowLink
 from pipelines.to_airflow.operators import final_reason, kept_of_stage, stage_named, stage_words
 from pipelines.to_airflow.place import container_environment, workspace
@@ -84,7 +84,7 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
 
     def __init__(self, *, stage: str, variant: str | None = None, **options: Any) -> None:
         """``stage`` is its name in STAGES."""
-        fixed = {"mount_tmp_dir": False, "auto_remove": "force", "privileged": False}
+        fixed = {"mount_tmp_dir": False, "auto_remove": "force", "privileged": False, "xcom_all": True}
         super().__init__(**{**options, **fixed})
         self.stage = stage
         self.variant = variant
@@ -100,9 +100,9 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
         self.prepare(context)
         self._remove_left_behind()
         try:
-            self.result = last_result(super().execute(context))
+            self.result = result_in(super().execute(context) or ())
         except DockerContainerFailedException as error:
-            self.result = last_result((error.logs or [None])[-1])
+            self.result = result_in(error.logs or ())
             code = re.search(r"'StatusCode': (\d+)", str(error))
             final = final_reason(int(code[1]), self.result) if code else None
             if final:
@@ -130,7 +130,7 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
 
     def _remove_left_behind(self) -> None:
         try:
-            self.cli.stop(self.container_name, timeout=30)
+            self.cli.stop(self.container_name, timeout=_GRACE_SECONDS)
             self.cli.remove_container(self.container_name, force=True)
         except NotFound:
             return

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.to_airflow.assets import DATASET
 from pipelines.stages import VARIANTS
+from pipelines.to_airflow.assets import DATASET
 from pipelines.to_airflow.form import FIXED, FORM, filled_form, overrides
 from pipelines.to_airflow.operators import StageOperator
 from pipelines.to_airflow.place import safe_name, task_folder, workspace
