@@ -111,7 +111,14 @@ class Services:
 
     def port(self, of_file: int) -> int:
         """Return the free port that stands for one of the file."""
-        return self.ports.setdefault(str(of_file), free_port())
+        return self.ports.get(str(of_file)) or self._new_port(str(of_file))
+
+    def _new_port(self, use: str) -> int:
+        found = free_port()
+        while found in self.ports.values():
+            found = free_port()
+        self.ports[use] = found
+        return found
 
     def here(self, text: object, name: str = "") -> str:
         """Return a text of the file as it is for a service's process on this machine."""
@@ -124,13 +131,13 @@ class Services:
         found = re.sub(rf"(?<![\w.-])(?:{names})(?=:(?:{ports})\b)", "127.0.0.1", found)
         found = re.sub(r"\b(localhost|0\.0\.0\.0)\b", "127.0.0.1", found)
         found = re.sub(rf"\b({ports})\b", lambda match: str(self.port(int(match[0]))), found)
-        found = re.sub(r"\b10001\b", str(os.getuid()), found)
+        found = found.replace("10001:10001", f"{os.getuid()}:{os.getgid()}")
         found = re.sub(r"(?<![\w.:/-])(/[\w./-]+)", lambda match: self._place(match[1], name), found)
         variable = r"\$\{(\w+)(?::[?-]([^}]*))?\}"
         return re.sub(variable, lambda match: self.passwords.get(match[1], match[2] or ""), found)
 
     def _place(self, path: str, name: str) -> str:
-        """Return where a path of a container is here."""
+        """Return where a path of a service's container is here: volumes are where the file mounts them."""
         if path.startswith("/run/secrets/"):
             file = self.file["secrets"][Path(path).name]["file"]
             secret = self.folder / Path(file).name
@@ -139,11 +146,12 @@ class Services:
         places = {
             "/opt/app": self.repo,
             "/opt/venv": self.repo / ".venv",
-            "/home/app/airflow": self.folder / "airflow",
-            "/data": self.folder / "data",
-            "/scratch": self.folder / "scratch",
             "/tmp": self.folder / name,
         }
+        for volume in self.file["services"].get(name, {}).get("volumes", ()):
+            source, target = volume.split(":")[:2]
+            if source in self.file["volumes"]:
+                places[target] = self.folder / "volumes" / source
         for start, place in places.items():
             if path == start or path.startswith(f"{start}/"):
                 return f"{place}{path.removeprefix(start)}"
@@ -174,12 +182,12 @@ class Services:
         for key in ("entrypoint", "command"):
             words = service.get(key, [])
             found += shlex.split(words) if isinstance(words, str) else words
-        flags = [flag.replace("PORT", str(free_port())) for flag in APART.get(name, ())]
+        flags = [flag.replace("PORT", str(self._new_port(name + flag))) for flag in APART.get(name, ())]
         return [*(self.here(word, name) for word in found), *flags]
 
     def start(self, *names: str) -> None:
         """Start services, all of the file without names, each after what it depends on."""
-        for place in ("airflow", "data", "scratch", "logs"):
+        for place in ("logs", *(f"volumes/{name}" for name in self.file["volumes"])):
             (self.folder / place).mkdir(parents=True, exist_ok=True)
         for name in sorted(names or self.file["services"], key=self._depth):
             for needed, how in self._needs(name).items():
@@ -250,7 +258,7 @@ class Services:
         """Whether a service's health check says so."""
         test = self._healthcheck(name)
         assert test[0] == "CMD", test
-        words, environment = [self.here(word) for word in test[1:]], self.environment(name)
+        words, environment = [self.here(word, name) for word in test[1:]], self.environment(name)
         done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=60)
         return done.returncode == 0
 

@@ -72,7 +72,7 @@ def address(services: Services, port: int) -> str:
 def airflow(services: Services) -> Airflow:
     found = Airflow(
         url=address(services, 8080),
-        home=services.folder / "airflow",
+        home=services.folder / "volumes/airflow",
         passwords={"admin": services.passwords["AIRFLOW_PASSWORD"]},
         starter=services.running["airflow-api"],
         session=requests.Session(),
