@@ -32,7 +32,7 @@ _KEPT_SECONDS = 86400  # that a finished job stays to be looked at
 
 
 def to_job(
-    stage: Stage, variant: str | None, workspace: str, run_id: str, settings: AirflowSettings
+    stage: Stage, words: Sequence[str], variant: str | None, settings: AirflowSettings
 ) -> dict[str, Any]:
     """Return the Job of one run of a stage.
 
@@ -41,13 +41,12 @@ def to_job(
 
     Args:
         stage: of STAGES.
+        words: the command; a ``$`` of it stays one, where Kubernetes would read $(NAME) as a variable.
         variant: the model variant, if the stage runs per variant.
-        workspace: ``s3://BUCKET/PREFIX``.
-        run_id: of the pipeline run.
         settings: of the cluster.
     """
     name = "-".join(filter(None, (stage.name, variant)))
-    words = [*stage.command(variant), "--workspace", workspace, "--run-id", run_id]
+    words = [word.replace("$", "$$") for word in words]
     stage, labels = on_gpus(stage, settings), labels_of(stage)
     return {
         "apiVersion": "batch/v1",
@@ -110,13 +109,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--variant")
     parser.add_argument("--workspace", required=True, metavar="s3://BUCKET/PREFIX")
     parser.add_argument("--run-id", required=True)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change a value of the params.yaml in the image; may be given several times",
+    )
     options = parser.parse_args(argv)
     if not options.workspace.startswith(S3_SCHEME):
         parser.error(f"jobs share no folder: --workspace must be s3://BUCKET/PREFIX, not {options.workspace}")
     stage = next(stage for stage in STAGES if stage.name == options.stage)
     if (stage.foreach is None) != (options.variant is None):
         parser.error(f"stage {stage.name} " + ("runs once" if options.variant else "needs a --variant"))
-    job = to_job(stage, options.variant, options.workspace, options.run_id, load_settings())
+    place = ["--workspace", options.workspace, "--run-id", options.run_id]
+    words = [*stage.command(options.variant), *place, *(f"--set={item}" for item in options.set)]
+    job = to_job(stage, words, options.variant, load_settings())
     sys.stdout.write(yaml.safe_dump(job, sort_keys=False))
     return 0
 

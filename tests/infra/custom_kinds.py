@@ -1,6 +1,8 @@
-"""JSON schemas of KubeRay's kinds, ray.io/v1, written from the field names of its API reference.
+"""JSON schemas of the kinds that Kubernetes itself does not know: KubeRay's and Prometheus's operator's.
 
-Unknown fields are refused. Pod templates are left to Kubernetes' own schema: see `pods_of`.
+KubeRay's, ray.io/v1, were held against the types of its operator (raycluster_types.go, rayjob_types.go): each
+field here is one of theirs, with its type. Fields that are missing here are refused, those of later
+versions too. Pod templates are left to Kubernetes' own schema: see `pods_of`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ _HEAD = _strict(
     headService=_ANY,
     enableIngress=_BOOL,
     rayStartParams=_WORDS,
+    resources=_WORDS,
+    labels=_WORDS,
     serviceType=_TEXT,
 )
 _WORKERS = _strict(
@@ -50,6 +54,8 @@ _WORKERS = _strict(
     maxReplicas=_INT,
     idleTimeoutSeconds=_INT,
     rayStartParams=_WORDS,
+    resources=_WORDS,
+    labels=_WORDS,
     template=_ANY,
     scaleStrategy=_ANY,
     numOfHosts=_INT,
@@ -97,21 +103,39 @@ _JOB = _strict(
 )
 
 
-def _resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    version = {"const": "ray.io/v1"}
+_MONITOR = _strict(
+    ("selector", "podMetricsEndpoints"),
+    selector=_strict(matchLabels=_WORDS),
+    podTargetLabels={"type": "array", "items": _TEXT},
+    podMetricsEndpoints={
+        "type": "array",
+        "items": _strict(
+            ("port",), port=_TEXT, path=_TEXT, interval={"type": "string", "pattern": "^[0-9]+s$"}
+        ),
+    },
+)
+
+
+def _resource(kind: str, spec: dict[str, Any], version: str = "ray.io/v1") -> dict[str, Any]:
     return _strict(
         ("apiVersion", "kind", "metadata", "spec"),
-        apiVersion=version,
+        apiVersion={"const": version},
         kind={"const": kind},
         metadata=_ANY,
         spec=spec,
     )
 
 
-SCHEMAS = {"RayCluster": _resource("RayCluster", _CLUSTER), "RayJob": _resource("RayJob", _JOB)}
+SCHEMAS = {
+    "RayCluster": _resource("RayCluster", _CLUSTER),
+    "RayJob": _resource("RayJob", _JOB),
+    "PodMonitor": _resource("PodMonitor", _MONITOR, "monitoring.coreos.com/v1"),
+}
 
 
 def pods_of(resource: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the pod templates of a RayCluster or RayJob."""
+    """Return the pod templates of a custom resource."""
+    if not resource["kind"].startswith("Ray"):
+        return []
     spec = resource["spec"].get("rayClusterSpec", resource["spec"])
     return [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
