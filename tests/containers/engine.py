@@ -25,7 +25,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 HOME = REPO / ".engine"
 DOCKER = "/usr/bin/docker"  # Debian's client; another one first on PATH may lack BuildKit
-BASE = "local/python-base"
+BASE = "local/python-base:slim"
 BASE_PYTHON = "3.11"  # what Debian bookworm has
 NEEDED = (DOCKER, "/usr/sbin/dockerd", "/usr/bin/mmdebstrap")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -176,12 +176,11 @@ def _import_base(running: Engine) -> None:
     """Make the base image out of Debian's packages: Python with venv, and this machine's certificates."""
     with tempfile.TemporaryDirectory(dir=HOME) as place:
         tar = f"{place}/base.tar"
-        command = [
-            "mmdebstrap",
-            "--quiet",
-            "--variant=minbase",
-            "--include=ca-certificates,python3,python3-venv",
-        ]
+        # As Debian's slim images: without manuals, and without the perl that merges /usr in an old system.
+        command = ["mmdebstrap", "--quiet", "--variant=minbase"]
+        command += ["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"]
+        command += ["--include=usr-is-merged,ca-certificates,python3,python3-venv"]
+        command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")]
         command += ['--aptopt=APT::Install-Recommends "false"']
         command += [f"--customize-hook=copy-in {CERTIFICATES} /etc/ssl/certs", "bookworm", tar]
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
