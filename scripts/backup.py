@@ -92,10 +92,7 @@ def restore(folder: Path, uri: str) -> str:
     bucket = open_bucket(uri)
     if bucket.objects():
         raise UsageError(f"{bucket.uri} is not empty; restore into a new one")
-    for name in databases:
-        query = "select count(*) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')"
-        if run_postgres("psql", "--tuples-only", "--no-align", f"--command={query}", name).strip() != "0":
-            raise UsageError(f"the database {name} is not empty; stop MLflow and Airflow and make it anew")
+    owners = {name: owner_of_empty(name) for name in databases}
     start = f"{OBJECTS}/"
     objects = {name.removeprefix(start): one for name, one in files.items() if name.startswith(start)}
     in_parallel(lambda key: bucket.upload(folder / OBJECTS, {key: objects[key]}), objects)
@@ -104,8 +101,9 @@ def restore(folder: Path, uri: str) -> str:
         raise UnreachableError(f"{bucket.uri} does not hold what was sent; see the server's log")
     for name in reversed(databases):
         say(f"database {name}")
-        words = ("--exit-on-error", "--single-transaction", f"--dbname={name}")
-        run_postgres("pg_restore", *words, str(folder / dump_name(name)))
+        words = ("--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges")
+        place = (f"--role={owners[name]}", f"--dbname={name}")
+        run_postgres("pg_restore", *words, *place, str(folder / dump_name(name)))
     return f"{len(databases)} databases and {len(objects)} objects are restored"
 
 
@@ -119,6 +117,19 @@ def read_manifest(folder: Path) -> tuple[list[str], dict[str, FileRecord]]:
         raise UsageError(f"{folder} holds no {MANIFEST}: it is no backup, or one that did not end") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / MANIFEST} cannot be read ({error!r}); take another backup") from error
+
+
+def owner_of_empty(database: str) -> str:
+    """Return who owns a database, to whom its tables shall belong; refuses one that holds tables."""
+    tables = "select count(*) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')"
+    owner = "select pg_get_userbyid(datdba) from pg_database where datname = current_database()"
+    query = f"--command=select ({tables}), ({owner})"
+    count, _, name = (
+        run_postgres("psql", "--tuples-only", "--no-align", query, database).strip().partition("|")
+    )
+    if count != "0":
+        raise UsageError(f"the database {database} is not empty; stop MLflow and Airflow and make it anew")
+    return name
 
 
 def run_postgres(program: str, *words: str) -> str:

@@ -23,6 +23,7 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from components.bucket import Bucket, RemoteObject
 from tests.integration.airflow_server import TINY, Airflow, quick_params
 from tests.integration.services import Services
 
@@ -274,6 +275,22 @@ def test_what_would_lose_something_is_refused(
     assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
+def test_an_object_that_goes_while_it_is_copied_is_left_out(services: Services, place: Path) -> None:
+    class Changing(Bucket):
+        def objects(self, only: str = "") -> dict[str, RemoteObject]:
+            found = super().objects(only)
+            self.delete(["scratch"])
+            return found
+
+    bucket = Changing(client=s3(services), name="yolo-mlops", prefix="changing")
+    for name in ("kept", "scratch"):
+        bucket.write_json(name, {})
+    copied = place / "changing"
+    runpy.run_path(str(services.repo / "scripts/backup.py"))["copy_objects"](bucket, copied)
+    assert [path.name for path in copied.iterdir()] == ["kept"]
+    bucket.delete(["kept"])
+
+
 def test_after_a_disaster_everything_is_as_it_was(
     before: dict[str, Any], services: Services, place: Path
 ) -> None:
@@ -289,6 +306,9 @@ def test_after_a_disaster_everything_is_as_it_was(
         fresh.wait_until_done("bucket")
         done = backup(fresh, "restore", place / "first")
         assert done.returncode == 0, done.stderr
+        again = backup(fresh, "restore", place / "first", "--bucket", "s3://yolo-mlops/elsewhere")
+        assert again.returncode == 2
+        assert "the database airflow is not empty; stop MLflow and Airflow" in again.stderr
         fresh.start("mlflow", "airflow-api")
         for name in ("mlflow", "airflow-api"):
             fresh.wait_until_healthy(name)
