@@ -1,7 +1,11 @@
-"""A stage as a container or a pod: what Docker and Kubernetes would be asked; neither is needed."""
+"""A stage as a container or a pod: what Docker and Kubernetes would be asked; neither is needed.
+
+Containers of a real engine are in test_docker_engine.py.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,8 @@ import yaml
 import pipelines
 from pipelines.settings import load_settings, read_params
 from pipelines.stages import STAGES
-from pipelines.to_airflow.backends import stage_operator
-from pipelines.to_airflow.operators import stage_named
+from pipelines.to_airflow.backends import result_in, stage_operator
+from pipelines.to_airflow.operators import final_reason, stage_named
 from pipelines.to_airflow.place import safe_name
 from tests.dags.contexts import RUN_ID, context
 
@@ -91,52 +95,34 @@ def test_container_of_a_stage(settings: Any, runs: Path) -> None:
     assert SECRET not in str((made.command, made.environment, made.container_name))
 
 
-def test_container_that_is_left_behind_is_found_by_its_name(settings: Any, monkeypatch: Any) -> None:
-    from docker.errors import NotFound
+def test_a_task_of_a_run_always_names_its_container_the_same(settings: Any) -> None:
+    def name(stage: str, **given: Any) -> str:
+        made = operator(stage, settings("docker"))
+        made.prepare(context(**given))
+        return str(made.container_name)
 
-    there, calls = set(), []
-
-    class Client:
-        def stop(self, name: str, timeout: int) -> None:
-            if name not in there:
-                raise NotFound("no such container")
-            calls.append(("stop", name))
-
-        def remove_container(self, name: str, force: bool) -> None:
-            calls.append(("remove", name))
-
-    made = operator("train", settings("docker"))
-    monkeypatch.setattr(type(made), "cli", Client())
-    made.prepare(context())
-    made._remove_left_behind()
-    assert calls == []
-    there.add(made.container_name)
-    again = operator("train", settings("docker"))
-    again.prepare(context())
-    again._remove_left_behind()
-    assert calls == [("stop", made.container_name), ("remove", made.container_name)]
-    other = operator("train", settings("docker"))
-    other.prepare(context(run_id="another"))
-    assert other.container_name != made.container_name
+    assert name("train") == name("train")
+    assert len({name("train"), name("study"), name("train", run_id="another")}) == 3
 
 
-@pytest.mark.parametrize(("code", "final"), [(1, True), (2, True), (3, False), (137, False)])
-def test_container_that_fails(code: int, final: bool, settings: Any, monkeypatch: Any) -> None:
-    from airflow.providers.docker.exceptions import DockerContainerFailedException
-    from airflow.providers.docker.operators.docker import DockerOperator
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+def test_result_is_found_among_the_lines() -> None:
+    result = {"stage": "train", "outputs": []}
+    assert result_in(["working", json.dumps(result), "error: from stderr, later", "3", "[]"]) == result
+    assert result_in(['{"loss": 0.5}', "null"]) is None and result_in([]) is None
 
-    def fail(*_: Any) -> None:
-        logs = ["working", '{"error": "bad boxes", "exit_code": 1}']
-        raise DockerContainerFailedException(f"Docker container failed: {{'StatusCode': {code}}}", logs=logs)
 
-    made = operator("validate", settings("docker"))
-    monkeypatch.setattr(DockerOperator, "execute", fail)
-    monkeypatch.setattr(type(made), "_remove_left_behind", lambda self: None)
-    with pytest.raises(AirflowException) as caught:
-        made.execute(context())
-    assert isinstance(caught.value, AirflowFailException) is final
-    assert not final or "bad boxes" in str(caught.value)
+@pytest.mark.parametrize(
+    ("code", "result", "reason"),
+    [
+        (1, {"error": "bad boxes"}, "exit code 1: bad boxes; not tried again"),
+        (2, None, "exit code 2: the message above says why; not tried again"),
+        (1, None, None),  # Python ends so after an error that nobody foresaw
+        (3, {"error": "out of reach"}, None),
+        (137, None, None),
+    ],
+)
+def test_what_another_try_cannot_mend(code: int, result: Any, reason: str | None) -> None:
+    assert final_reason(code, result) == reason
 
 
 def test_container_needs_a_server(settings: Any, monkeypatch: Any) -> None:
