@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from components.cli import Parser, complain, new_parser, say, show, unexpected
 from components.runner import Options, load_params, resolve, run_stage, stage_request
@@ -158,10 +158,15 @@ def _dataset_folder(workspace: str) -> Path:
 
 def _diff(options: argparse.Namespace) -> int:
     found = resolve("components.dataset.diff:diff")(*options.diff)
+    return _tell(found, "components.dataset.diff:describe", options)
+
+
+def _tell(found: dict[str, Any], describe: str, options: argparse.Namespace) -> int:
+    """Show what was found, as JSON or in the lines that the function ``describe`` makes of it."""
     if options.json:
         show(found, as_json=True)
     else:
-        for line in resolve("components.dataset.diff:describe")(found):
+        for line in resolve(describe)(found):
             say(line)
     return 0
 
@@ -178,12 +183,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     workspace = local_workspace(options.workspace)
     stage = next(stage for stage in STAGES if stage.name == "train")
     plan = resolve("components.train.dry_run:dry_run")(stage_request(stage, Options.of(options)), workspace)
-    if options.json:
-        show(plan, as_json=True)
-    else:
-        for line in resolve("components.train.dry_run:describe")(plan):
-            say(line)
-    return 0
+    return _tell(plan, "components.train.dry_run:describe", options)
 
 
 def _preview(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from yolo_core.data.coco import (
     write_dataset,
 )
 from yolo_core.data.images import probe_size
+from yolo_core.data.samples import Sample
 
 COLOURS = ((0, 0, 255), (0, 255, 0), (255, 0, 0))  # BGR of the classes red, green, blue
 
@@ -56,6 +57,12 @@ def painted_dataset(tmp_path_factory: pytest.TempPathFactory) -> DetectionDatase
         name="painted",
         source="tests",
     )
+
+
+@pytest.fixture(scope="session")
+def samples(painted_dataset: DetectionDataset) -> list[Sample]:
+    """Its training pictures; don't change them."""
+    return painted_dataset.samples("train")
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,6 @@ from yolo_core.errors import DataError
 SETTINGS = EvalLoaderSettings(image_size=64, batch_size=4)
 
 
-@pytest.fixture(scope="module")
-def samples(painted_dataset: DetectionDataset) -> list[Sample]:
-    return painted_dataset.samples("train")
-
-
 @pytest.mark.parametrize("rectangular", [True, False])
 @pytest.mark.parametrize("size", [64, 192])
 def test_every_image_comes_once_and_boxes_come_back(

@@ -17,11 +17,6 @@ from yolo_core.errors import DataError
 ROOM = 10**8
 
 
-@pytest.fixture(scope="module")
-def samples(painted_dataset: DetectionDataset) -> list[Sample]:
-    return painted_dataset.samples("train")
-
-
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_cached_pixels_are_the_decoded_ones(

@@ -22,11 +22,6 @@ SETTINGS = TrainLoaderSettings(
 )
 
 
-@pytest.fixture(scope="module")
-def samples(painted_dataset: DetectionDataset) -> list[Sample]:
-    return painted_dataset.samples("train")
-
-
 def assert_same(one: TrainBatch, two: TrainBatch) -> None:
     assert one.paths == two.paths
     assert torch.equal(one.images, two.images) and torch.equal(one.targets, two.targets)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
+from yolo_core.data.augment import Augmentation
 from yolo_core.engine.recipe import PRESETS, Hyperparameters, get_preset
 from yolo_core.errors import UsageError
+from yolo_core.loss.detection import LossGains
 
 # The tables of the specification, typed in once more: a slip in either shows here.
 COMMON = {
@@ -93,6 +95,12 @@ def test_every_key_of_the_table_is_a_field() -> None:
 def test_unknown_preset_lists_the_known() -> None:
     with pytest.raises(UsageError, match=r"'v6\.0-medium'.*auto.*v6\.0-low"):
         get_preset("v6.0-medium")
+
+
+@pytest.mark.parametrize("part", [Augmentation(), LossGains()])
+def test_a_recipe_and_its_parts_have_the_same_defaults(part: Augmentation | LossGains) -> None:
+    recipe = Hyperparameters().as_dict()
+    assert asdict(part) == {item.name: recipe[item.name] for item in fields(part)}
 
 
 def test_overrides_replace_and_convert() -> None:

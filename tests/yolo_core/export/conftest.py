@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from yolo_core.model.graph import DetectionModel
 SIZE = 128
 PLAIN = ("torchscript", "onnx", "openvino")
 DIGEST = "sha256:" + "ab" * 32
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody with an empty home folder, whose machine is not CI's."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return {key: value for key, value in os.environ.items() if key != "CI"} | {"HOME": str(home)}
 
 
 @pytest.fixture(scope="session")
