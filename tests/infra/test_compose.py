@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 from pipelines import IMAGE
+from pipelines.stages import STAGES
 
-ONCE = {"owner", "mlflow-migrate", "bucket", "airflow-migrate"}
+ONCE = {"data", "export", "owner", "mlflow-migrate", "bucket", "airflow-migrate"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_all_services_are_there_and_watched(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert {"postgres", "s3", "mlflow", "ray-head", "ray-worker"} < set(services)
     assert {f"airflow-{part}" for part in ("api", "scheduler", "dag-processor", "triggerer")} < set(services)
-    image_has_one = {"mlflow"}  # HEALTHCHECK in the Dockerfile
+    image_has_one = {"mlflow", "airflow-api"}  # HEALTHCHECK in the Dockerfile
     unwatched = {name for name, one in services.items() if "healthcheck" not in one}
     assert unwatched <= ONCE | image_has_one | {"ray-worker"}
     for name, service in services.items():
@@ -111,6 +112,8 @@ def test_images_are_pinned_and_ours_are_targets_of_the_dockerfile(
             assert service["image"].removeprefix(f"{IMAGE}-") in targets, name
         if "build" in service:
             assert service["image"] == f"{IMAGE}-{service['build']['target']}", name
+    built = {service["build"]["target"] for service in compose["services"].values() if "build" in service}
+    assert {stage.image for stage in STAGES} <= built, "what Airflow starts is there"
 
 
 def test_the_pool_is_the_one_of_the_dags(text: str, repo: Path) -> None:
