@@ -14,7 +14,7 @@ cd "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib
 find . -depth -type d -name tests -exec rm -r {} +
 find . -type f \( -name '*.[ach]' -o -name '*.hpp' -o -name '*.px[di]' -o -name '*.py[ix]' -o -name '*.map' \) -delete
 rm -rf ray/jars ray/rllib ray/llm
-rm -f pyarrow/libarrow_flight* pyarrow/_flight* pyarrow/libarrow_substrait* pyarrow/_substrait*
+rm -f pyarrow/libarrow_flight* pyarrow/_flight*
 # Clients of Amazon's services other than S3 and its logins.
 if [ -d botocore/data ]; then
   find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name 's3*' ! -name sts ! -name 'sso*' ! -name signin \

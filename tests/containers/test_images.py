@@ -203,8 +203,7 @@ def test_images_are_small(docker: Engine, images: dict[str, str]) -> None:
     assert size["data"] < LIMIT_MB
     script = Path(__file__).with_name("size_of_torch.py").read_text()
     torch = float(docker.run(images["train-cpu"], "python", "-c", script).stdout)
-    print(f"data {size['data']:.0f} MB; train-cpu {size['train-cpu']:.0f} MB, of which torch {torch:.0f} MB")
-    assert 500 < torch < size["train-cpu"] < torch + LIMIT_MB
+    assert 500 < torch < size["train-cpu"] < torch + LIMIT_MB, f"torch {torch:.0f} MB of {size}"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -223,7 +222,6 @@ def test_a_change_of_the_code_is_built_in_five_seconds(
     seconds = time.monotonic() - began
     assert "# changed" in docker.run(tag, "tail", "-1", "components/cli.py").stdout
     docker.must("rmi", tag)
-    print(f"{target}: {seconds:.1f} s")
     assert seconds < 5
 
 
@@ -249,5 +247,4 @@ def test_a_container_starts_a_stage_as_a_process_does(
         inside.append(time.monotonic() - began)
         assert ended.returncode == 0, ended.stderr
     more = statistics.median(inside) - statistics.median(bare)
-    print(f"bare {statistics.median(bare):.1f} s, in a container {more:+.1f} s")
-    assert more < 3
+    assert more < 3, f"a process {bare}, a container {inside}"
