@@ -1,35 +1,33 @@
-"""Files on S3 with digests, through boto3; errors are the project's.
-
-Endpoint and credentials come from the environment as for any AWS client: AWS_ENDPOINT_URL,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION.
-"""
+"""Files on S3 with digests, through boto3; errors are the project's (see `components.s3_client`)."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from tqdm import tqdm
+
+from components.s3_client import ABSENT, THREADS, error_code, new_client, s3_errors
 from yolo_core.digest import FileRecord, record_of
-from yolo_core.errors import UnreachableError, UsageError
+from yolo_core.errors import DataError, UsageError
 
 _SCHEME = "s3://"
-_THREADS = 16
 _CHUNK = 1 << 20
-_REFUSED = (
-    "403",
-    "AccessDenied",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "ExpiredToken",
-)
-_ABSENT = ("404", "NoSuchKey", "NotFound")
+_PART = 16 << 20  # what is larger travels in parts of this size, several at once
+_FRUITLESS = 5  # broken transfers in a row that brought nothing
+_BAR_FROM = 5.0  # seconds
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +36,39 @@ class RemoteObject:
 
     size: int
     etag: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Bytes of an object, from ``start`` up to ``stop`` or the end; of the version ``etag``, if given."""
+
+    start: int = 0
+    stop: int | None = None
+    etag: str | None = None
+
+    def words(self) -> dict[str, str]:
+        """Return what asks S3 for them."""
+        end = "" if self.stop is None else self.stop - 1
+        ranged = {"Range": f"bytes={self.start}-{end}"} if self.start or self.stop is not None else {}
+        return ranged | ({"IfMatch": self.etag} if self.etag else {})
+
+
+@dataclass(kw_only=True)
+class _Arrival:
+    """A file that comes in parts, whichever order they come in."""
+
+    name: str
+    target: Path
+    record: FileRecord
+    lacking: int
+    sound: bool = True
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_last(self) -> bool:
+        """Count a part that came."""
+        with self.lock:
+            self.lacking -= 1
+            return self.lacking == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +84,26 @@ class Bucket:
         """The address, without a slash at its end."""
         return f"{_SCHEME}{self.name}/{self.prefix}".rstrip("/")
 
+    def inside(self, folder: str) -> Bucket:
+        """Return a folder of it."""
+        return replace(self, prefix=self._key(folder))
+
     def read_json(self, path: str) -> dict[str, Any] | None:
         """Return a JSON object's content, or None if it is not there."""
         from botocore.exceptions import ClientError
 
+        body = BytesIO()
         with s3_errors(self.uri):
             try:
-                body = self.client.get_object(Bucket=self.name, Key=self._key(path))["Body"].read()
+                self._stream(path, Span(), body.write)
             except ClientError as error:
-                if _code(error) in _ABSENT:
+                if error_code(error) in ABSENT:
                     return None
                 raise
-        loaded: dict[str, Any] = json.loads(body)
+        try:
+            loaded: dict[str, Any] = json.loads(body.getvalue())
+        except ValueError:
+            raise DataError(f"{self.uri}/{path} is damaged: no JSON; delete it and run again") from None
         return loaded
 
     def write_json(self, path: str, value: Mapping[str, Any]) -> None:
@@ -92,24 +131,30 @@ class Bucket:
         """Append what ``part`` lacks of an object to it; what came stays there if the transfer breaks.
 
         Raises:
-            UnreachableError: it does, or the object is no longer ``item``.
+            UnreachableError: it does, again and again.
+            DataError: the object is no longer ``item``.
         """
-        start = part.stat().st_size if part.exists() else 0
-        asked = {"Range": f"bytes={start}-"} if start else {}
         with s3_errors(f"{self.uri}/{path}"), part.open("ab") as file:
-            reply = self.client.get_object(Bucket=self.name, Key=self._key(path), IfMatch=item.etag, **asked)
-            for chunk in reply["Body"].iter_chunks(_CHUNK):
-                file.write(chunk)
+            self._stream(path, Span(start=file.tell(), etag=item.etag), file.write)
 
     def download(self, root: Path, files: Mapping[str, FileRecord]) -> list[str]:
-        """Download files below ``root`` and return the names of those that differ from their record."""
+        """Download files below ``root``; return the names of those that are gone or differ from their record.
 
-        def fetch(path: str) -> None:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            self.fetch(path, root / path)
-
-        self._each(fetch, files)
-        return [path for path, record in files.items() if record_of(root / path) != record]
+        Several files come at once, and several parts of a large one.
+        """
+        check_names(self.uri, files)
+        arrivals = []
+        for name, record in files.items():
+            parts = max(1, -(-record.size // _PART))
+            arrivals.append(_Arrival(name=name, target=root / name, record=record, lacking=parts))
+        for folder in {one.target.parent for one in arrivals}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for one in (one for one in arrivals if one.lacking > 1):
+            one.target.touch()
+        jobs = [(one, number) for one in arrivals for number in range(one.lacking)]
+        with _bar("download", sum(record.size for record in files.values())) as tell:
+            self._each(lambda job: self._bring(*job, tell), jobs)
+        return [one.name for one in arrivals if not one.sound]
 
     def fetch(self, path: str, target: Path) -> None:
         """Download one file."""
@@ -118,21 +163,119 @@ class Bucket:
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; it is no error if one is gone already."""
-        with s3_errors(self.uri):
-            for path in paths:
-                self.client.delete_object(Bucket=self.name, Key=self._key(path))
+        self._each(lambda path: self.client.delete_object(Bucket=self.name, Key=self._key(path)), paths)
 
-    def upload(self, root: Path, files: Mapping[str, FileRecord]) -> None:
-        """Upload files from below ``root``."""
-        self._each(lambda path: self.client.upload_file(str(root / path), self.name, self._key(path)), files)
+    def upload(self, root: Path, files: Iterable[str]) -> dict[str, FileRecord]:
+        """Upload files from below ``root`` and return their records; the store checks a checksum of each.
+
+        What a killed process had sent of a large file is not used: who is run again makes the file anew. See
+        `abort_uploads`.
+        """
+        from s3transfer.manager import TransferConfig, TransferManager
+
+        names = list(files)
+        config = TransferConfig(
+            multipart_threshold=_PART, multipart_chunksize=_PART, max_request_concurrency=THREADS
+        )
+        total = sum((root / name).stat().st_size for name in names)
+        with (
+            s3_errors(self.uri),
+            _bar("upload", total) as tell,
+            ThreadPoolExecutor(os.cpu_count()) as hashing,
+            TransferManager(self.client, config) as sending,
+        ):
+            records = [hashing.submit(record_of, root / name) for name in names]
+            told = [_told(tell)]
+            sent = [
+                sending.upload(str(root / name), self.name, self._key(name), subscribers=told)
+                for name in names
+            ]
+            for one in sent:
+                one.result()
+            return {name: record.result() for name, record in zip(names, records, strict=True)}
+
+    def abort_uploads(self, path: str) -> None:
+        """Drop what killed processes had sent of files at or below ``path``; S3 keeps it, unseen."""
+        from botocore.exceptions import ClientError
+
+        key = self._key(path)
+        with s3_errors(f"{self.uri}/{path}"):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=key)
+            for upload in (upload for page in pages for upload in page.get("Uploads", ())):
+                if upload["Key"] != key and not upload["Key"].startswith(f"{key}/"):
+                    continue
+                try:
+                    self.client.abort_multipart_upload(
+                        Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                except ClientError as error:
+                    if error_code(error) != "NoSuchUpload":  # its owner was faster
+                        raise
+
+    def _bring(self, one: _Arrival, number: int, tell: Callable[[int], object]) -> None:
+        """Bring a part of a file; the last one to come has the file's digest checked."""
+        from botocore.exceptions import ClientError
+
+        if not one.sound:
+            return
+        whole, digest = one.record.size <= _PART, hashlib.sha256()
+        start = number * _PART
+        span = Span() if whole else Span(start=start, stop=min(start + _PART, one.record.size))
+        with one.target.open("wb" if whole else "r+b") as file:
+            file.seek(start)
+
+            def take(chunk: bytes) -> None:
+                file.write(chunk)
+                if whole:
+                    digest.update(chunk)
+                tell(len(chunk))
+
+            try:
+                size = self._stream(one.name, span, take)
+            except ClientError as error:
+                if error_code(error) not in (*ABSENT, "416", "InvalidRange"):
+                    raise
+                size = -1
+        if size != one.record.size:
+            one.sound = False
+        elif one.is_last():
+            found = digest.hexdigest() if whole else record_of(one.target).sha256
+            one.sound = found == one.record.sha256
+
+    def _stream(self, path: str, span: Span, take: Callable[[bytes], object]) -> int:
+        """Give bytes of an object to ``take``; return the size of the whole object.
+
+        A transfer that breaks goes on where it broke, in the same version of the object.
+        """
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        fruitless = 0
+        while True:
+            reply = self.client.get_object(Bucket=self.name, Key=self._key(path), **span.words())
+            size = int(str(reply.get("ContentRange", reply["ContentLength"])).rpartition("/")[2])
+            start = span.start
+            try:
+                for chunk in reply["Body"].iter_chunks(_CHUNK):
+                    take(chunk)
+                    span = replace(span, start=span.start + len(chunk), etag=reply["ETag"])
+                return size
+            except (HTTPClientError, IncompleteReadError):
+                fruitless = 0 if span.start > start else fruitless + 1
+                if fruitless >= _FRUITLESS:
+                    raise
 
     def _key(self, path: str) -> str:
         return f"{self.prefix}/{path}" if self.prefix else path
 
-    def _each(self, work: Callable[[str], None], paths: Iterable[str]) -> None:
-        with s3_errors(self.uri), ThreadPoolExecutor(_THREADS) as pool:
-            for future in [pool.submit(work, path) for path in paths]:
-                future.result()
+    def _each(self, work: Callable[[_Item], object], items: Iterable[_Item]) -> None:
+        """Do something with each, several at once; the first that fails ends it."""
+        pool = ThreadPoolExecutor(THREADS)
+        with s3_errors(self.uri):
+            try:
+                for future in [pool.submit(work, item) for item in items]:
+                    future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def open_bucket(uri: str) -> Bucket:
@@ -145,74 +288,49 @@ def open_bucket(uri: str) -> Bucket:
     name, _, prefix = uri.removeprefix(_SCHEME).partition("/")
     if not name:
         raise UsageError(f"workspace {uri} names no bucket; write s3://BUCKET/PREFIX")
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        connect_timeout=5,
-        read_timeout=60,
-        retries={"max_attempts": 3, "mode": "standard"},
-        max_pool_connections=2 * _THREADS,
-    )
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     with s3_errors(uri):
-        bucket = Bucket(
-            client=boto3.session.Session().client("s3", region_name=region, config=config),
-            name=name,
-            prefix=prefix.strip("/"),
-        )
+        bucket = Bucket(client=new_client(uri), name=name, prefix=prefix.strip("/"))
         bucket.client.head_bucket(Bucket=name)
     return bucket
 
 
-def describe(root: Path, outputs: Iterable[str]) -> dict[str, FileRecord]:
-    """Return the record of each file at or below the outputs that are there; names relative to ``root``."""
-    files: dict[str, FileRecord] = {}
-    for output in outputs:
-        place = root / output
-        found = sorted(place.rglob("*")) if place.is_dir() else [place]
-        files.update({path.relative_to(root).as_posix(): record_of(path) for path in found if path.is_file()})
-    return files
+def check_names(uri: str, names: Iterable[str]) -> None:
+    """Refuse keys that would leave the folder they are brought to, or that are a file and a folder at once.
+
+    Raises:
+        DataError: there is such a key.
+    """
+    known = set(names)
+    for name in known:
+        parts = name.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\\" in name or not name.isprintable():
+            raise DataError(f"{uri}: the key {name[:100]!r} leaves its folder; rename the object")
+        inside = [ancestor for end in range(1, len(parts)) if (ancestor := "/".join(parts[:end])) in known]
+        if inside:
+            raise DataError(f"{uri}: {inside[0]!r} is an object and a folder; rename the object")
 
 
 @contextmanager
-def s3_errors(uri: str) -> Iterator[None]:
-    """Turn botocore's errors into this project's, in one line."""
-    from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        ConnectionError,
-        HTTPClientError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-
-    try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError):
-        raise UsageError(
-            f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from None
-    except (ConnectionError, HTTPClientError) as error:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        raise UnreachableError(f"{uri}: S3 at {endpoint} does not answer ({type(error).__name__})") from error
-    except ClientError as error:
-        code = _code(error)
-        if code in _REFUSED:
-            raise UsageError(f"{uri}: S3 refuses these credentials ({code})") from error
-        if code in ("NoSuchBucket", *_ABSENT):
-            raise UsageError(f"{uri}: no such bucket or object; make the bucket first") from error
-        raise UnreachableError(f"{uri}: S3 answers {code}") from error
-    except S3UploadFailedError as error:
-        cause = error.__context__
-        reason = f"S3 answers {_code(cause)}" if isinstance(cause, ClientError) else str(error)
-        raise UnreachableError(f"{uri}: upload failed: {' '.join(reason.split())[:200]}") from error
-    except BotoCoreError as error:
-        raise UsageError(f"{uri}: {' '.join(str(error).split())[:200]}") from error
-    except ValueError as error:  # boto3 on a malformed endpoint
-        raise UsageError(f"{uri}: {error}") from error
+def _bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Show on a terminal how a transfer of ``total`` bytes goes on, if it takes long."""
+    with tqdm(
+        desc=title,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        delay=_BAR_FROM,
+        disable=None,
+        leave=False,
+        file=sys.stderr,
+    ) as bar:
+        yield bar.update
 
 
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", "unknown"))
+def _told(tell: Callable[[int], object]) -> Any:
+    from s3transfer.subscribers import BaseSubscriber
+
+    class Told(BaseSubscriber):  # type: ignore[misc]
+        def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
+            tell(bytes_transferred)
+
+    return Told()

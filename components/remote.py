@@ -4,82 +4,171 @@ Each stage that succeeded has a result manifest, ``_manifests/STAGE[-VARIANT].js
 each output file with its size and SHA-256. A stage downloads exactly the files that the manifests of the
 stages before it name, and checks them; a retry that finds its own manifest, made from the same
 params and inputs, does nothing.
+
+A stage that is killed may leave outputs that no manifest names, which nobody reads; the next try replaces
+or deletes them. Of two tries of one request at once, the first to end keeps its outputs; the other drops its
+own and reports the first's result. Two that ask for different things may mix their files; then these differ
+from the manifest, and who reads them refuses them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.bucket import Bucket, describe, open_bucket
+from components.bucket import Bucket, open_bucket
+from components.scratch import scratch_folder
 from components.workspace import Workspace
 from pipelines.stage import VARIANT, Stage, upstream
 from pipelines.stages import STAGES
 from yolo_core.digest import FileRecord
-from yolo_core.errors import DataError, UsageError, YoloError
+from yolo_core.errors import DataError, UnreachableError, UsageError, YoloError
+from yolo_core.files import FULL
 
 if TYPE_CHECKING:
     from components.runner import StageRequest
 
 _FORMAT = 1
+_LONG = 5.0  # seconds; a transfer that takes longer is worth a line
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteWorkspace(Workspace):
-    """A scratch folder that stands for a place on S3."""
+    """A scratch folder that stands for a place on S3.
+
+    ``manifest`` is the object that says that the stage is done, ``fingerprint`` what it was asked for, and
+    ``published`` fills with the files that were uploaded.
+    """
 
     bucket: Bucket
+    manifest: str
+    fingerprint: str
+    published: dict[str, FileRecord] = field(default_factory=dict)
+
+    def done(self) -> dict[str, Any] | None:
+        """Return the manifest of somebody who did what was asked for."""
+        found = self.bucket.read_json(self.manifest)
+        wanted = {"format": _FORMAT, "fingerprint": self.fingerprint}
+        return found if found is not None and wanted.items() <= found.items() else None
 
     def publish(self, outputs: tuple[str, ...]) -> None:
-        """Upload whatever is there of the outputs."""
-        self.bucket.upload(self.root, describe(self.root, outputs))
+        """Upload whatever is there of the outputs, and delete what an earlier try put in their place."""
+        if self.done() is not None:
+            return  # another try was faster; others may be reading its outputs
+        self.bucket.delete([self.manifest])  # it names what is now replaced
+        with _timed("upload"):
+            self.published.update(self.bucket.upload(self.root, _files(self.root, outputs)))
+        for output in outputs:
+            self.bucket.abort_uploads(output)
+            folder = self.bucket.inside(output)
+            folder.delete([name for name in folder.objects() if f"{output}/{name}" not in self.published])
 
 
 def run_remote(uri: str, request: StageRequest) -> dict[str, Any]:
     """Run a stage in an S3 workspace, unless its manifest says that it is done.
 
     Raises:
-        UsageError: bucket, credentials or an input is missing.
-        UnreachableError: the store does not answer.
+        UsageError: bucket, credentials or an input is missing, or the credentials may not write.
+        UnreachableError: the store does not answer, or the scratch folder's disk is full.
         DataError: an input differs from its manifest.
     """
     bucket = open_bucket(uri)
     inputs = _find_inputs(bucket, request)
-    asked = _digest({"request": request.fingerprint, "inputs": _as_json(inputs)})
-    name = _manifest_name(request.stage, request.variant)
-    done = bucket.read_json(name)
-    if done is not None and done.get("fingerprint") == asked:
+    with _room(), scratch_folder("stage-", Path(tempfile.gettempdir())) as scratch:
+        (scratch / "workspace").mkdir()
+        place = RemoteWorkspace(
+            root=scratch / "workspace",
+            uri=bucket.uri,
+            bucket=bucket,
+            manifest=_manifest_name(request.stage, request.variant),
+            fingerprint=_digest({"request": request.fingerprint, "inputs": _as_json(inputs)}),
+        )
+        done = place.done()
+        if done is None:
+            _check_writable(place)
+            _bring(place, inputs)
+            result = request.run_in(place)
+            done = place.done()
+    if done is not None:
         return {**done["result"], "run_id": request.run_id, "skipped": True}
-    scratch = Path(tempfile.mkdtemp(prefix="stage-"))
-    try:
-        broken = bucket.download(scratch, inputs)
-        if broken:
-            raise DataError(
-                f"{bucket.uri}/{broken[0]} differs from its manifest; run the stage that makes it again"
-            )
-        result = request.run_in(RemoteWorkspace(root=scratch, uri=bucket.uri, bucket=bucket))
-        outputs = describe(scratch, request.outputs)
-    finally:
-        shutil.rmtree(scratch)
     bucket.write_json(
-        name,
+        place.manifest,
         {
             "format": _FORMAT,
             "stage": request.stage.name,
             "variant": request.variant,
-            "fingerprint": asked,
+            "fingerprint": place.fingerprint,
             "inputs": _as_json(inputs),
-            "outputs": _as_json(outputs),
+            "outputs": _as_json(place.published),
             "result": result,
         },
     )
     return result
+
+
+def _check_writable(place: RemoteWorkspace) -> None:
+    """See that what is to be uploaded after hours of work may be uploaded."""
+    probe = f"{place.manifest}.probe"
+    place.bucket.write_json(probe, {})
+    place.bucket.delete([probe])
+
+
+def _bring(place: RemoteWorkspace, inputs: Mapping[str, FileRecord]) -> None:
+    needed, free = sum(record.size for record in inputs.values()), shutil.disk_usage(place.root).free
+    if needed > free:
+        raise UnreachableError(
+            f"{tempfile.gettempdir()} has {free / 2**30:.1f} GiB free, the inputs take "
+            f"{needed / 2**30:.1f} GiB; make room, or point TMPDIR elsewhere"
+        )
+    with _timed("download"):
+        broken = place.bucket.download(place.root, inputs)
+    if broken:
+        raise DataError(
+            f"{place.uri}/{broken[0]} differs from its manifest; run the stage that makes it again"
+        )
+
+
+def _files(root: Path, outputs: tuple[str, ...]) -> list[str]:
+    """Return the files that are there at or below the outputs; names relative to ``root``."""
+    found: list[str] = []
+    for output in outputs:
+        place = root / output
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        found += [path.relative_to(root).as_posix() for path in files if path.is_file()]
+    return found
+
+
+@contextmanager
+def _timed(what: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds = time.monotonic() - started
+    if seconds > _LONG:
+        _log.info("%s took %.1f s", what, seconds)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Say which disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UnreachableError(
+            f"{tempfile.gettempdir()}: {error.strerror}; make room, or point TMPDIR elsewhere"
+        ) from None
 
 
 def _find_inputs(bucket: Bucket, request: StageRequest) -> dict[str, FileRecord]:
@@ -125,10 +214,13 @@ def _variants_read(maker: Stage, request: StageRequest, template: str) -> list[s
 def _records(manifest: Mapping[str, Any], bucket: Bucket, maker: Stage) -> dict[str, FileRecord]:
     if manifest.get("format") != _FORMAT:
         raise YoloError(f"{bucket.uri}: manifest of {maker.name} has another format; run that stage again")
-    return {
-        path: FileRecord(size=int(record["size"]), sha256=str(record["sha256"]))
-        for path, record in manifest["outputs"].items()
-    }
+    try:
+        return {
+            path: FileRecord(size=int(record["size"]), sha256=str(record["sha256"]))
+            for path, record in manifest["outputs"].items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DataError(f"{bucket.uri}: manifest of {maker.name} is damaged; run that stage again") from None
 
 
 def _manifest_name(stage: Stage, variant: str | None) -> str:

@@ -16,13 +16,14 @@ _LONGEST = 30
 
 
 @contextmanager
-def scratch_folder(prefix: str) -> Iterator[Path]:
-    """Make an empty folder with a short path, and delete it at the end with all that is in it.
+def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """Make an empty folder, and delete it at the end with all that is in it.
 
+    It is in ``parent``; without, in the system's place for such, or in /tmp if that has a long path.
     A lock that the system drops with the process tells folders in use from left ones.
     """
-    parent = tempfile.gettempdir()
-    place = Path(parent if len(parent) <= _LONGEST else "/tmp")
+    usual = tempfile.gettempdir()
+    place = parent or Path(usual if len(usual) <= _LONGEST else "/tmp")
     _sweep(place, prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     with (folder / f"{_LOCK}.new").open("w") as lock:
@@ -37,8 +38,8 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
 def _sweep(place: Path, prefix: str) -> None:
     for folder in place.glob(f"{prefix}*"):
         try:
-            with (folder / _LOCK).open() as lock:
-                if _free(lock):
+            with (folder / _LOCK).open("r+") as lock:
+                if _free(lock):  # opened to be written to, without which network file systems lock nothing
                     shutil.rmtree(folder, ignore_errors=True)
         except OSError:
             continue  # somebody else's, or being made or deleted just now

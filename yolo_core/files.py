@@ -12,7 +12,8 @@ from pathlib import Path
 
 from yolo_core.errors import UnreachableError, UsageError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk that takes no more."""
 
 
 def swap(fresh: Path, target: Path, old: Path) -> None:
@@ -56,7 +57,7 @@ def scratch_beside(target: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise UnreachableError(
             f"{target} cannot be written: {error.strerror}; make room and run again"

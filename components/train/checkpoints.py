@@ -18,7 +18,7 @@ from typing import Any
 from components.bucket import Bucket, open_bucket
 from components.train.plan import TrainPlan
 from components.workspace import S3_SCHEME
-from yolo_core.digest import FileRecord, record_of
+from yolo_core.digest import FileRecord
 from yolo_core.engine.identity import differences
 from yolo_core.engine.states import Files, FolderFiles, StateStore
 from yolo_core.errors import UsageError
@@ -48,9 +48,7 @@ class BucketFiles:
         with tempfile.TemporaryDirectory(prefix="state-") as scratch:
             path = Path(scratch) / name
             produce(path)
-            record = record_of(path)
-            self.bucket.upload(Path(scratch), {name: record})
-        return record
+            return self.bucket.upload(Path(scratch), [name])[name]
 
     def fetch(self, name: str, scratch: Path) -> Path:
         """Download."""

@@ -15,18 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from components.bucket import Bucket, RemoteObject, open_bucket
+from components.bucket import Bucket, RemoteObject, check_names, open_bucket
 from components.dataset.config import DatasetConfig
 from components.dataset.sources.archive import SUFFIXES
 from components.dataset.sources.origin import open_place
 from components.dataset.sources.source import Source
-from yolo_core.errors import DataError, UnreachableError, UsageError
+from yolo_core.errors import DataError, UsageError
 
 _LOGGER = logging.getLogger(__name__)
 
 _SCHEME = "s3://"
 _THREADS = 16
-_ATTEMPTS = 3  # in a row that bring nothing new
 
 Objects = dict[str, RemoteObject]
 
@@ -63,7 +62,7 @@ def mirror(bucket: Bucket, folder: Path, only: str = "") -> Path:
     objects = bucket.objects(only)
     if not objects:
         raise UsageError(f"{bucket.uri}/{only} holds no objects; correct dataset.source")
-    _check_names(bucket, objects)
+    check_names(bucket.uri, objects)
     files, parts = folder / "files", folder / "parts"
     _drop_changed(folder, objects)
     wanted = [name for name in objects if not (files / name).is_file()]
@@ -83,17 +82,6 @@ def mirror(bucket: Bucket, folder: Path, only: str = "") -> Path:
             pool.shutdown(cancel_futures=True)
     shutil.rmtree(parts, ignore_errors=True)
     return files / only
-
-
-def _check_names(bucket: Bucket, objects: Objects) -> None:
-    """Refuse keys that would leave the folder, or that are a file and a folder at once."""
-    for name in objects:
-        parts = name.split("/")
-        if any(part in ("", ".", "..") for part in parts) or "\\" in name or not name.isprintable():
-            raise DataError(f"{bucket.uri}: the key {name[:100]!r} leaves its folder; rename the object")
-        inside = [ancestor for end in range(1, len(parts)) if (ancestor := "/".join(parts[:end])) in objects]
-        if inside:
-            raise DataError(f"{bucket.uri}: {inside[0]!r} is an object and a folder; rename the object")
 
 
 def _drop_changed(folder: Path, objects: Objects) -> None:
@@ -116,14 +104,8 @@ def _drop_changed(folder: Path, objects: Objects) -> None:
 def _fetch(bucket: Bucket, name: str, item: RemoteObject, part: Path) -> None:
     """Bring an object to ``part``, going on where it broke off."""
     part.parent.mkdir(parents=True, exist_ok=True)
-    failures = 0
-    while (before := part.stat().st_size if part.exists() else 0) < item.size or not part.exists():
-        try:
-            bucket.append(name, item, part)
-        except UnreachableError:
-            failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
-            if failures >= _ATTEMPTS:
-                raise
+    if not part.exists() or part.stat().st_size < item.size:
+        bucket.append(name, item, part)
     if part.stat().st_size != item.size:
         part.unlink()
         raise DataError(f"{bucket.uri}/{name} changed while it was read; run again")
