@@ -308,6 +308,7 @@ def test_the_values_for_airflow_fit_the_image_and_the_manifests(repo: Path, gpu:
     assert values["defaultAirflowTag"] == f"{version}-airflow"
     dockerfile = (repo / "infra/docker/Dockerfile").read_text()
     assert f"AIRFLOW_HOME={values['airflowHome']}" in dockerfile
+    assert "YOLO_MLOPS_PYTHON=" in dockerfile and "YOLO_MLOPS_TASKS=" in dockerfile
     assert named(gpu, "ServiceAccount", values["scheduler"]["serviceAccount"]["name"])
     environment = {one["name"]: one["value"] for one in values["env"]}
     assert environment["YOLO_MLOPS_RUNS"] == named(gpu, "ConfigMap", "pipeline")["data"]["WORKSPACES"]
