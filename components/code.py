@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,13 +21,19 @@ def package_folders() -> dict[str, Path]:
     return found
 
 
-def code_digest() -> str:
-    """Return the SHA-256 over every Python file of the packages with its path: 64 hex digits."""
+def code_digest(paths: Iterable[str] = PACKAGES) -> str:
+    """Return the SHA-256 over every Python file at or below the paths, with its path: 64 hex digits.
+
+    Paths are as `pipelines.stage.Stage.code` names them, such as ``yolo_core/model``.
+    """
+    folders = package_folders()
     total = hashlib.sha256()
-    for name, folder in package_folders().items():
-        for path in sorted(folder.rglob("*.py")):
-            total.update(f"{name}/{path.relative_to(folder).as_posix()}\0".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in paths:
+        package, _, rest = path.partition("/")
+        place = folders[package] / rest
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            total.update(f"{package}/{file.relative_to(folders[package]).as_posix()}\0".encode())
+            total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
 
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from components.code import code_digest
 from components.config import load_section, read_params
 from components.config import override as override_params
 from components.job import Job
@@ -140,9 +141,10 @@ class StageRequest:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what was asked: the stage, its variant and the params it uses."""
+        """Digest of what was asked: the stage, its variant, the params it uses and its code."""
         used = {key: self.params.get(key) for key in self.stage.params}
-        return _digest({"stage": self.stage.name, "variant": self.variant, "params": used})
+        code = code_digest(self.stage.code)
+        return _digest({"stage": self.stage.name, "variant": self.variant, "params": used, "code": code})
 
     def run_in(self, workspace: Workspace) -> dict[str, Any]:
         """Run the stage in a local folder."""

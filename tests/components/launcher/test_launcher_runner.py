@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from components import runner
+from components import code, runner
+from components.code import copy_code
 from components.job import Job
 from components.store import TrackingConfig
+from pipelines.stages import STAGES
 from yolo_core.errors import GateError, UsageError
 
 Work = Callable[[Any, Job], dict[str, Any]]
@@ -292,3 +294,20 @@ def test_every_stage_has_a_place_in_the_table() -> None:
     from pipelines.stages import STAGES
 
     assert [stage.name for stage in STAGES] == list(runner.WORK) == list(STAGE_HELP)
+
+
+def test_a_fingerprint_tells_the_code_of_its_stage_alone(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_code(tmp_path / "code")
+    folders = {name: tmp_path / "code" / name for name in code.PACKAGES}
+    monkeypatch.setattr(code, "package_folders", lambda: folders)
+
+    def fingerprints() -> list[str]:
+        options = runner.Options(params=ready / "params.yaml", workspace=str(ready))
+        return [runner.stage_request(stage, options).fingerprint for stage in STAGES[:2]]
+
+    before = fingerprints()
+    with (folders["components"] / "validate/work.py").open("a") as file:
+        file.write("# changed\n")
+    assert [new == old for new, old in zip(fingerprints(), before, strict=True)] == [True, False]
