@@ -57,7 +57,6 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__PARALLELISM": "2",
         # A scheduler that was killed leaves tasks that nobody watches; another one takes them up after this.
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     fixed = {
         "AIRFLOW_HOME": str(home),

@@ -274,6 +274,21 @@ def test_a_stage_is_a_job_that_runs_its_command(jobs: list[Resource]) -> None:
         assert container["command"][-4:] == ["--workspace", "s3://bucket/runs/1", "--run-id", "one"]
 
 
+def test_a_training_on_gpus_is_for_their_nodes(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = yaml.safe_load((repo / "params.yaml").read_text())
+    params["airflow"]["gpus"] = 2
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.setenv("YOLO_MLOPS_PARAMS", str(tmp_path / "params.yaml"))
+    job = job_of(["train", "--variant", "yolov5n", "--workspace", "s3://b/p", "--run-id", "1"])
+    assert broken_rules([job], repo) == []
+    spec = templates(job)[0]["spec"]
+    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["containers"][0]["image"].endswith("-train-gpu")
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
 def test_settings_of_a_job_stay_text() -> None:
     job = job_of(
         ["dataset", "--workspace", "s3://b/p", "--run-id", "1", "--set", "dataset.source=s3://b/$(HOME)"]
@@ -315,3 +330,11 @@ def test_the_values_for_airflow_fit_the_image_and_the_manifests(repo: Path, gpu:
     assert {"secretRef": {"name": "yolo-mlops"}} in sources and {
         "configMapRef": {"name": "pipeline"}
     } in sources
+
+
+def test_airflow_knows_every_key_of_its_configuration(repo: Path) -> None:
+    values = yaml.safe_load((repo / "infra/k8s/airflow/values.yaml").read_text())
+    (described,) = repo.glob(".venv-airflow/lib/*/site-packages/airflow/config_templates/config.yml")
+    known = yaml.load(described.read_text(), yaml.CSafeLoader)
+    for section, keys in values["config"].items():
+        assert set(keys) <= set(known[section]["options"]), section
