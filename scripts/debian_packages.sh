@@ -3,7 +3,7 @@
 set -euo pipefail
 
 declare -A package=([chromium]=chromium [chromedriver]=chromium-driver [postgres]=postgresql
-  [dockerd]=docker.io [mmdebstrap]=mmdebstrap)
+  [dockerd]=docker.io [mmdebstrap]=mmdebstrap [wget]=wget)
 # Debian keeps PostgreSQL's programs off the PATH, and a user's PATH lacks the system's.
 PATH=$PATH:/usr/sbin:$(printf '%s:' /usr/lib/postgresql/*/bin)
 missing=()

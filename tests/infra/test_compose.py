@@ -89,6 +89,14 @@ def waits_for(compose: dict[str, Any], name: str) -> set[str]:
     return needed.union(*(waits_for(compose, one) for one in needed))
 
 
+def test_ray_keeps_its_own_files_apart(compose: dict[str, Any]) -> None:
+    for name in ("ray-head", "ray-worker"):
+        service = compose["services"][name]
+        shared = [volume.split(":")[1] for volume in service["volumes"]]
+        assert service["environment"]["TMPDIR"] in shared
+        assert service["environment"]["RAY_TMPDIR"] not in shared
+
+
 def test_stages_are_put_on_the_network_of_the_services(compose: dict[str, Any]) -> None:
     network = compose["services"]["airflow-scheduler"]["environment"]["YOLO_MLOPS_NETWORK"]
     assert network == f"{compose['name']}_default"
