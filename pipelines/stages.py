@@ -126,7 +126,7 @@ STAGES: tuple[Stage, ...] = (
             "yolo_core/detector.py",
             "yolo_core/data/inputs.py",
         ),
-        image="train-cpu",
+        image="export",  # what runs the exports is tried, and named with its version
         foreach="variants",
     ),
 )
