@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +17,30 @@ from yolo_core.errors import GateError
 
 @dataclass
 class Stages:
-    """Which stages ran, and whether ``validate`` says no."""
+    """Which stages ran, and whether ``validate`` says no.
+
+    ``dataset`` writes a second image if it is named, and first does what ``hook`` says.
+    """
 
     calls: list[str]
     refuse: bool = False
+    image: bytes = b"image"
+    second: str | None = None
+    hook: Callable[[], None] | None = None
 
     def dataset(self, config: Any, job: Any) -> dict[str, Any]:
         """Write two files."""
         self.calls.append("dataset")
+        if self.hook is not None:
+            self.hook()
         folder = job.path("data/dataset")
         (folder / "images").mkdir(parents=True)
         (folder / "dataset.json").write_text(
             json.dumps({"digest": f"sha256:{config.seed}"}), encoding="utf-8"
         )
-        (folder / "images" / "1.jpg").write_bytes(b"image")
+        (folder / "images" / "1.jpg").write_bytes(self.image)
+        if self.second is not None:
+            (folder / "images" / self.second).write_bytes(b"more")
         return {"digest": f"sha256:{config.seed}"}
 
     def validate(self, _config: Any, job: Any) -> dict[str, Any]:
