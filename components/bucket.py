@@ -260,6 +260,8 @@ class Bucket:
                     span = replace(span, start=span.start + len(chunk), etag=reply["ETag"])
                 return size
             except (HTTPClientError, IncompleteReadError):
+                if span.start == (size if span.stop is None else span.stop):
+                    return size  # it broke after the last byte
                 fruitless = 0 if span.start > start else fruitless + 1
                 if fruitless >= _FRUITLESS:
                     raise

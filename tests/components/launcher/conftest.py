@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import types
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +59,15 @@ class Stages:
         if self.refuse:
             raise GateError("the data said no")
         return {}
+
+
+@pytest.fixture
+def prefix(s3: Any, workspace: Path, stages: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place in the bucket for stages of the test, with scratch folders in ``tmp``."""
+    monkeypatch.chdir(workspace)
+    (workspace / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(workspace / "tmp"))
+    return uuid.uuid4().hex
 
 
 @pytest.fixture

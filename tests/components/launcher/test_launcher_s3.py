@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 
 from components.bucket import open_bucket
 from yolo_core.digest import FileRecord
-from yolo_core.errors import UnreachableError, UsageError
+from yolo_core.errors import UsageError
 
 
 @pytest.fixture
@@ -69,14 +67,7 @@ def test_credentials_that_are_wrong_or_missing(
         open_bucket("s3://work/x")
 
 
-def test_an_endpoint_that_does_not_answer(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
-        start = time.monotonic()
-        with pytest.raises(UnreachableError, match="does not answer"):
-            open_bucket("s3://work/x")
-    assert time.monotonic() - start < 15
+def test_an_endpoint_that_is_none(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
     with pytest.raises(UsageError, match="s3://work/x"):
         open_bucket("s3://work/x")
@@ -123,14 +114,6 @@ class TestStages:
             f"data/dataset, which is not in {place}; run `python -m components dataset` first"
             in done.complaint
         )
-
-    def test_an_input_that_was_changed(self, s3: Any, place: str, launch: Any) -> None:
-        assert launch("dataset", "--workspace", place).code == 0
-        key = f"{place.removeprefix('s3://work/')}/data/dataset/images/1.jpg"
-        s3.client().put_object(Bucket="work", Key=key, Body=b"other")
-        done = launch("validate", "--workspace", place)
-        assert done.code == 1
-        assert "data/dataset/images/1.jpg differs from its manifest" in done.complaint
 
     def test_a_failed_gate_leaves_its_report_but_no_manifest(
         self, s3: Any, place: str, launch: Any, stages: Any

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,6 @@ from components.bucket import Bucket
 from components.scratch import scratch_folder
 
 MANIFEST = "_manifests/dataset.json"
-
-
-@pytest.fixture
-def prefix(s3: Any, workspace: Path, stages: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place in the bucket for stages of the test, with scratch folders in ``tmp``."""
-    monkeypatch.chdir(workspace)
-    (workspace / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(workspace / "tmp"))
-    return uuid.uuid4().hex
 
 
 def in_child(run: Callable[[], object]) -> int:
