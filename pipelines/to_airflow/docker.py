@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def locked_down(client: APIClient, cpus: float) -> APIClient:
     """Return the client, whose containers from now on get what `DockerOperator` has no options for.
 
     The image is read-only for them, with a volume for temporary files that goes with the container, and they
-    have neither capabilities nor a way to get any.
+    have neither capabilities nor a way to get any. Whatever ends the task, its time limit too, the stage has
+    some seconds to save its state before its container is removed.
 
     Args:
         client: of the one operator that it is made for.
@@ -65,7 +67,13 @@ def locked_down(client: APIClient, cpus: float) -> APIClient:
         nano_cpus=int(cpus * 1e9),
     )
     client.create_container = partial(client.create_container, stop_timeout=_GRACE_SECONDS)
-    client.remove_container = partial(client.remove_container, v=True)
+    remove_at_once = client.remove_container
+
+    def remove(container: str, **_: Any) -> None:
+        client.stop(container)
+        remove_at_once(container, v=True, force=True)
+
+    client.remove_container = remove
     return client
 
 
@@ -110,6 +118,11 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
             raise
         return kept_of_stage(self.result)
 
+    def on_kill(self) -> None:
+        """End the stage; when its time is up Airflow calls this too, but its container is removed by then."""
+        with suppress(NotFound):
+            super().on_kill()
+
     def prepare(self, context: Mapping[str, Any]) -> None:
         """Set command, environment and mounts for this run: after templates were rendered, so none is."""
         environment = container_environment()
@@ -130,8 +143,7 @@ class DockerStageOperator(DockerOperator):  # type: ignore[misc]
 
     def _remove_left_behind(self) -> None:
         try:
-            self.cli.stop(self.container_name, timeout=_GRACE_SECONDS)
-            self.cli.remove_container(self.container_name, force=True)
+            self.cli.remove_container(self.container_name)
         except NotFound:
             return
         self.log.info("stopped the container that an earlier try had left behind")

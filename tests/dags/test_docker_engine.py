@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.execution_time.timeout import timeout
 
 from pipelines import IMAGE
 from pipelines.settings import load_settings, read_params
@@ -29,6 +30,7 @@ from tests.servers import servers
 __all__ = ["docker"]
 TINY = {f"dataset.builtin.{split}_images": 8 for split in ("train", "val", "test")}
 WAIT_SECONDS = 60
+TIMEOUT_SECONDS = 2.0  # less than the stage takes, and more than the interpreter to heed signals
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,15 @@ def addresses() -> Iterator[dict[str, str]]:
         yield variables
 
 
+@pytest.fixture(scope="module", autouse=True)
+def image(docker: Engine) -> str:
+    """The image of the stages that look at data, under the name that the operators ask for."""
+    return docker.build("data", tag=f"{IMAGE}-data")
+
+
 @pytest.fixture
 def operator(docker: Engine, addresses: dict[str, str], tmp_path: Path, monkeypatch: Any) -> Any:
     """Return a function that makes the operator of a stage, on the engine and the host's network."""
-    docker.build("data", tag=f"{IMAGE}-data")
     params = read_params()
     mounts = {"/data": str(tmp_path / "broken")}
     params["airflow"] |= {"backend": "docker", "network": "host", "mounts": mounts}
@@ -93,6 +100,7 @@ def test_stage_takes_the_place_of_a_container_left_behind(operator: Any, docker:
     earlier.prepare(tiny())
     waiting = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
     options = ("--detach", "--network", "host", "--name", earlier.container_name)
+    docker.docker("rm", "--force", earlier.container_name)  # of a test run that was killed
     docker.must("run", *options, earlier.image, "python", "-c", waiting)
     volumes = docker.must("volume", "ls", "--quiet")
     made = operator()
@@ -105,7 +113,7 @@ def test_stage_takes_the_place_of_a_container_left_behind(operator: Any, docker:
     assert docker.must("volume", "ls", "--quiet") == volumes, "the volume for temporary files goes, too"
 
 
-def test_stage_on_s3_is_not_repeated(operator: Any, monkeypatch: Any, caplog: Any) -> None:
+def test_stage_on_s3_is_not_repeated(operator: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("YOLO_MLOPS_RUNS", f"s3://{BUCKET}/airflow")
     first = operator().execute(tiny())
     assert first["workspace"] == f"s3://{BUCKET}/airflow/{safe_name(RUN_ID)}"
@@ -139,6 +147,30 @@ def test_ending_the_task_ends_the_stage(operator: Any, docker: Engine) -> None:
     with pytest.raises(Exception, match=r"143|No such container|removal"):
         future.result(WAIT_SECONDS)
     assert names(docker) == []
+    assert exit_codes(made, docker) == ["143"]
+
+
+def test_stage_may_save_its_state_when_its_time_is_up(operator: Any, docker: Engine) -> None:
+    made = operator()
+    with pytest.raises(AirflowTaskTimeout), timeout(TIMEOUT_SECONDS):
+        made.execute(tiny())
+    made.on_kill()  # as Airflow does
+    assert names(docker) == []
+    assert exit_codes(made, docker) == ["143"], "not killed at once"
+
+
+def exit_codes(made: Any, docker: Engine) -> list[str]:
+    """With which codes an operator's container ended, as the engine recorded it."""
+    found = ("--filter", f"container={made.container['Id']}", "--filter", "event=die")
+    shown = (
+        "--since",
+        "1",
+        "--until",
+        str(int(time.time()) + 1),
+        "--format",
+        '{{index .Actor.Attributes "exitCode"}}',
+    )
+    return docker.must("events", *found, *shown).split()
 
 
 @pytest.mark.parametrize(
