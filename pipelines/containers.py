@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pipelines import IMAGE
@@ -58,3 +59,8 @@ def requests_and_limits(resources: Resources) -> dict[str, dict[str, str]]:
 def gibibytes(amount: float) -> str:
     """Return an amount of memory as Kubernetes writes it."""
     return f"{amount:g}Gi"
+
+
+def verbatim(words: Iterable[str]) -> list[str]:
+    """Return the words of a pod's command: Kubernetes reads $(NAME) as a variable, and $$ as a $."""
+    return [word.replace("$", "$$") for word in words]

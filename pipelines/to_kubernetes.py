@@ -22,6 +22,7 @@ from pipelines.containers import (
     labels_of,
     on_gpus,
     requests_and_limits,
+    verbatim,
 )
 from pipelines.settings import S3_SCHEME, AirflowSettings, load_settings
 from pipelines.stage import Resources, Stage
@@ -46,7 +47,6 @@ def to_job(
         settings: of the cluster.
     """
     name = "-".join(filter(None, (stage.name, variant)))
-    words = [word.replace("$", "$$") for word in words]
     stage, labels = on_gpus(stage, settings), labels_of(stage)
     return {
         "apiVersion": "batch/v1",
@@ -56,7 +56,7 @@ def to_job(
             "backoffLimit": _RETRIES,
             "ttlSecondsAfterFinished": _KEPT_SECONDS,
             "activeDeadlineSeconds": int(settings.timeout_hours[stage.name] * 3600),
-            "template": {"metadata": {"labels": labels}, "spec": _pod(stage, words, settings)},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(stage, verbatim(words), settings)},
         },
     }
 

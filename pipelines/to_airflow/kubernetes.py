@@ -18,6 +18,7 @@ from pipelines.containers import (
     image_of,
     labels_of,
     requests_and_limits,
+    verbatim,
 )
 from pipelines.settings import S3_SCHEME, AirflowSettings
 from pipelines.stage import Resources, Stage
@@ -106,13 +107,10 @@ class PodStageOperator(KubernetesPodOperator):  # type: ignore[misc]
         super().execute(context)
 
     def prepare(self, context: Mapping[str, Any]) -> None:
-        """Set the arguments for this run: after templates were rendered, so none is.
-
-        Kubernetes puts variables of the pod where an argument says $(NAME); a doubled $ stays a $.
-        """
+        """Set the arguments for this run: after templates were rendered, so none is."""
         place = workspace(context["run_id"])
         if not place.startswith(S3_SCHEME):
             raise AirflowFailException("pods need YOLO_MLOPS_RUNS=s3://BUCKET/PREFIX: they share no folder")
         words = stage_words(self.stage, self.variant, context, place)
         sections = params_words(stage_named(self.stage))
-        self.arguments = [word.replace("$", "$$") for word in (words[0], *sections, *words[1:], "--json")]
+        self.arguments = verbatim((words[0], *sections, *words[1:], "--json"))
