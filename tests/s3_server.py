@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,9 +133,10 @@ def s3_server(folder: Path, **options: Any) -> Iterator[S3Server]:
 
 
 def find_weed() -> str | None:
-    """Return the path of the server's program: on PATH, or in this project's main environment."""
-    own = Path(__file__).resolve().parents[1] / ".venv" / "bin"
-    return shutil.which("weed") or shutil.which("weed", path=str(own))
+    """Return the path of the server's program: on PATH, in this environment, or in the project's main one."""
+    main = Path(__file__).resolve().parents[1] / ".venv" / "bin"
+    folders = (os.environ.get("PATH", ""), str(Path(sys.executable).parent), str(main))
+    return shutil.which("weed", path=os.pathsep.join(folders))
 
 
 def free_ports(count: int) -> list[int]:
