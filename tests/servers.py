@@ -7,6 +7,7 @@ ends them when its stdin is closed.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,9 +49,10 @@ def objects(variables: dict[str, str], prefix: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Run the servers until nobody holds the other end of stdin."""
+    """Run the servers until nobody holds the other end of stdin, or this process is asked to end."""
     from tests.integration.mlflow_server import free_port, start_server, stop_server
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder, "s3")) as s3:
         port = free_port()
         mlflow = start_server(Path(folder), port)
