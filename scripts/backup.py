@@ -43,10 +43,13 @@ def backup(folder: Path, databases: Iterable[str], uri: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # hashes of passwords are in it
     names = list(databases)
+    for name in names:  # whatever is wrong is said before anything takes long
+        run_postgres("psql", "--quiet", "--command=select 1", name)
+    bucket = open_bucket(uri)
     for name in names:
         say(f"database {name}")
         run_postgres("pg_dump", "--format=custom", f"--file={folder / dump_name(name)}", name)
-    copy_objects(open_bucket(uri), folder / OBJECTS)
+    copy_objects(bucket, folder / OBJECTS)
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): record_of(path) for path in found}
     manifest = {
@@ -187,7 +190,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bucket", default="s3://yolo-mlops", metavar="URI", help="default: s3://yolo-mlops")
     parser.add_argument(
-        "--databases", nargs="+", default=DATABASES, metavar="NAME", help="in the order to read them in"
+        "--databases", nargs="+", default=DATABASES, metavar="NAME", help="to back up, in this order"
     )
     options = parser.parse_args()
     try:

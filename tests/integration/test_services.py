@@ -11,7 +11,6 @@ import os
 import runpy
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from tests.integration.services import Services
 
 MODEL = "detector-yolov5n"
 WORKSPACE = "s3://yolo-mlops/runs/first"
-READING_SECONDS = 5.0  # an answer within seconds Airflow takes for a fault
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +171,11 @@ def test_the_champion_is_made_by_a_persons_approval(services: Services) -> None:
     waiting = "dags/promote/dagRuns/ship/hitlDetails?response_received=false"
     found.until(lambda: found.get(waiting)["hitl_details"], "a question", "ship", "promote")
     task = found.get(waiting)["hitl_details"][0]["task_instance"]
-    time.sleep(READING_SECONDS)
+    log = services.folder / "logs/airflow-scheduler"
+    asked = "TaskInstance Finished: dag_id=promote, task_id=ship.approve"
+    found.until(
+        lambda: asked in log.read_text(), "the end of the process that asked: an earlier answer is lost"
+    )
     place = f"dags/promote/dagRuns/ship/taskInstances/{task['task_id']}/{task['map_index']}/hitlDetails"
     body = {"chosen_options": ["Approve"], "params_input": {"reason": "it detects"}}
     assert found.session.patch(f"{found.url}/api/v2/{place}", json=body, timeout=60).status_code == 200
@@ -214,13 +216,13 @@ def known(services: Services, folder: Path) -> dict[str, Any]:
     }
 
 
-def backup(services: Services, *words: object) -> subprocess.CompletedProcess[str]:
+def backup(services: Services, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run scripts/backup.py as a person would."""
     login = {"PGUSER": services.database.user, "PGPASSWORD": services.database.password}
     return subprocess.run(
         ["python", "scripts/backup.py", *map(str, words)],
         cwd=services.repo,
-        env={**services.environment("bucket"), **login},
+        env={**services.environment("bucket"), **login, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -273,6 +275,20 @@ def test_what_would_lose_something_is_refused(
     assert done.returncode == code, done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("PGPASSWORD", 'password authentication failed for user "postgres"'),
+        ("AWS_SECRET_ACCESS_KEY", "S3 refuses these credentials (403)"),
+    ],
+)
+def test_a_wrong_password_is_said_at_once(services: Services, place: Path, name: str, message: str) -> None:
+    done = backup(services, "backup", place / "refused", **{name: "not-the-password"})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert message in line and "not-the-password" not in line
 
 
 def test_an_object_that_goes_while_it_is_copied_is_left_out(services: Services, place: Path) -> None:

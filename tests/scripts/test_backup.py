@@ -29,10 +29,10 @@ def run(repo: Path, *words: object, **environment: str) -> tuple[int, str]:
 
 def test_no_client_of_postgresql(repo: Path, tmp_path: Path) -> None:
     code, said = run(repo, "backup", tmp_path / "new", PATH=str(tmp_path))
-    assert (code, said) == (2, "error: pg_dump is not on the PATH; install PostgreSQL's client")
+    assert (code, said) == (2, "error: psql is not on the PATH; install PostgreSQL's client")
 
 
-@pytest.mark.skipif(shutil.which("pg_dump") is None, reason="needs PostgreSQL: scripts/debian_packages.sh")
+@pytest.mark.skipif(shutil.which("psql") is None, reason="needs PostgreSQL: scripts/debian_packages.sh")
 def test_no_server(repo: Path, tmp_path: Path) -> None:
     code, said = run(repo, "backup", tmp_path / "new", PGPORT=str(free_port()))
     assert (code, said) == (3, "error: PostgreSQL at 127.0.0.1 does not answer; see PGHOST and PGPORT")
