@@ -32,7 +32,7 @@ DOORS = {
     "mlflow": ("components.store", "components.tracking", "components.register", "components.promote"),
     "ray": ("components.cluster", "components.train", "components.study.fan"),
     "great_expectations": ("components.validate",),
-    "boto3": ("components.bucket",),
+    "boto3": ("components.bucket", "components.s3_client"),
 }
 SHARED = {"tracking"}  # folders of components that belong to no stage: all may import them
 # Loaded by `python -m components --help`, by a wrong command line, or by reading a configuration.
