@@ -20,20 +20,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from components.bucket import Bucket, open_bucket
+from components.bucket import Bucket, check_names, open_bucket
+from components.s3_client import THREADS
 from yolo_core.digest import FileRecord, record_of
 from yolo_core.errors import DataError, UnreachableError, UsageError, YoloError
 
 DATABASES = ("airflow", "mlflow_users", "mlflow")
 MANIFEST = "backup.json"
 OBJECTS = "objects"
-THREADS = 16
 
 
 def backup(folder: Path, databases: Iterable[str], uri: str) -> str:
@@ -75,11 +75,18 @@ def copy_objects(bucket: Bucket, folder: Path) -> None:
                 raise
 
     keys = list(bucket.objects())
+    check_names(bucket.uri, keys)
     for key in keys:
-        if not is_plain(key):
-            raise UsageError(f"{bucket.uri}: the object {key!r} cannot be a file's name; remove it")
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
-    in_parallel(fetch, keys)
+    with ThreadPoolExecutor(THREADS) as pool:
+        running = [pool.submit(fetch, key) for key in keys]
+        try:
+            for count, done in enumerate(as_completed(running), start=1):
+                done.result()
+                if count % 1000 == 0 or count == len(running):
+                    say(f"{count} of {len(running)} objects")
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def restore(folder: Path, uri: str) -> str:
@@ -98,7 +105,8 @@ def restore(folder: Path, uri: str) -> str:
     owners = {name: owner_of_empty(name) for name in databases}
     start = f"{OBJECTS}/"
     objects = {name.removeprefix(start): one for name, one in files.items() if name.startswith(start)}
-    in_parallel(lambda key: bucket.upload(folder / OBJECTS, {key: objects[key]}), objects)
+    say(f"{len(objects)} objects")
+    bucket.upload(folder / OBJECTS, objects)
     arrived = {key: one.size for key, one in bucket.objects().items()}
     if arrived != {key: record.size for key, record in objects.items()}:
         raise UnreachableError(f"{bucket.uri} does not hold what was sent; see the server's log")
@@ -146,24 +154,6 @@ def run_postgres(program: str, *words: str) -> str:
     if done.returncode:
         raise UsageError(f"{place}: {' '.join(done.stderr.split())[-300:]}")
     return done.stdout
-
-
-def in_parallel(work: Callable[[str], None], keys: Iterable[str]) -> None:
-    """Do something for each object, and say every thousand how far it is; stops at the first error."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        running = [pool.submit(work, key) for key in keys]
-        try:
-            for count, done in enumerate(as_completed(running), start=1):
-                done.result()
-                if count % 1000 == 0 or count == len(running):
-                    say(f"{count} of {len(running)} objects")
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def is_plain(key: str) -> bool:
-    """Whether an object's key is a file's path below a folder, spelt as it would be listed there."""
-    return str(PurePosixPath(key)) == key and not key.startswith("/") and ".." not in key.split("/")
 
 
 def is_same(path: Path, record: FileRecord) -> bool:

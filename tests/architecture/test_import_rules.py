@@ -23,7 +23,10 @@ NEVER: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "components": (("airflow", "kfp", "dvc"), {}),
     "scripts": (
         ("airflow", "yolo_core", "components", "pipelines"),
-        {"scripts.airflow": ("pipelines",)},  # the pool that the DAGs name
+        {
+            "scripts.airflow": ("pipelines",),  # the pool that the DAGs name
+            "scripts.backup": ("yolo_core", "components"),  # transfers, digests and errors are theirs
+        },
     ),
 }
 # A library -> the only modules of components that may import it. One door each: a change of a library's

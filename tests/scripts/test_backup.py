@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -51,19 +50,3 @@ def test_a_folder_that_cannot_be_made(repo: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, said = run(repo, "backup", tmp_path / "file/below")
     assert (code, said) == (2, f"error: {tmp_path}/file/below: Not a directory")
-
-
-@pytest.mark.parametrize(
-    ("key", "plain"),
-    [
-        ("a", True),
-        ("a/b c.png", True),
-        ("../a", False),
-        ("a/../b", False),
-        ("/a", False),
-        ("a//b", False),
-        ("./a", False),
-    ],
-)
-def test_keys_that_are_no_path_are_told_apart(repo: Path, key: str, plain: bool) -> None:
-    assert runpy.run_path(str(repo / "scripts/backup.py"))["is_plain"](key) is plain
