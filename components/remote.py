@@ -6,9 +6,9 @@ stages before it name, and checks them; a retry that finds its own manifest, mad
 params and inputs, does nothing.
 
 A stage that is killed may leave outputs that no manifest names, which nobody reads; the next try replaces
-or deletes them. Of two tries of one request at once, the first to end keeps its outputs; the other drops its
-own and reports the first's result. Two that ask for different things may mix their files; then these differ
-from the manifest, and who reads them refuses them.
+or deletes them. Of two tries of one request at once, the first to end keeps its outputs; the other, unless it
+uploads already, drops its own and reports the first's result. Two that ask for different things may mix their
+files; then these differ from the manifest, and who reads them refuses them.
 """
 
 from __future__ import annotations
@@ -99,10 +99,22 @@ def run_remote(uri: str, request: StageRequest) -> dict[str, Any]:
             _check_writable(place)
             _bring(place, inputs)
             result = request.run_in(place)
+            if place.published:
+                _write_manifest(place, request, inputs, result)
+                return result
             done = place.done()
-    if done is not None:
-        return {**done["result"], "run_id": request.run_id, "skipped": True}
-    bucket.write_json(
+    if done is None:  # of the faster try, whose files a third one is replacing
+        raise UnreachableError(f"{bucket.uri}: another run of {request.stage.name} is uploading; run again")
+    return {**done["result"], "run_id": request.run_id, "skipped": True}
+
+
+def _write_manifest(
+    place: RemoteWorkspace,
+    request: StageRequest,
+    inputs: Mapping[str, FileRecord],
+    result: Mapping[str, Any],
+) -> None:
+    place.bucket.write_json(
         place.manifest,
         {
             "format": _FORMAT,
@@ -114,7 +126,6 @@ def run_remote(uri: str, request: StageRequest) -> dict[str, Any]:
             "result": result,
         },
     )
-    return result
 
 
 def _check_writable(place: RemoteWorkspace) -> None:

@@ -117,7 +117,7 @@ def test_killed_and_run_again(
         launch(stage, "--workspace", disturbed)
 
     assert in_child(killed) == -signal.SIGKILL
-    assert any((workspace / "tmp").iterdir()) == (point in (while_downloading, while_uploading))
+    assert any((workspace / "tmp").iterdir())
     again = launch(stage, "--workspace", disturbed, "--json")
     assert again.code == 0, again.err
     assert again.result.get("skipped", False) == (point is after_the_manifest)
@@ -148,6 +148,27 @@ def test_the_first_of_two_equal_tries_counts(s3: Any, prefix: str, launch: Any, 
     stages.hook = other_try
     mine = launch("dataset", "--workspace", place, "--json")
     assert mine.code == 0 and mine.result["skipped"] is True
+    assert everything(s3, prefix)["data/dataset/images/1.jpg"] == b"image"
+    assert launch("validate", "--workspace", place).code == 0
+
+
+def test_equal_tries_that_upload_at_once(
+    s3: Any, prefix: str, launch: Any, stages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that ends last has replaced the other's files, so its manifest must be the one that stays."""
+    place, upload = f"s3://work/{prefix}", Bucket.upload
+
+    def other_try() -> None:
+        stages.image = b"drawn otherwise"
+        os._exit(launch("dataset", "--workspace", place).code)
+
+    def upload_after_other(self: Bucket, *rest: Any) -> Any:
+        monkeypatch.setattr(Bucket, "upload", upload)
+        assert in_child(other_try) == 0
+        return upload(self, *rest)
+
+    monkeypatch.setattr(Bucket, "upload", upload_after_other)
+    assert launch("dataset", "--workspace", place).code == 0
     assert everything(s3, prefix)["data/dataset/images/1.jpg"] == b"image"
     assert launch("validate", "--workspace", place).code == 0
 
