@@ -3,7 +3,7 @@
 Each stage that succeeded has a result manifest, ``_manifests/STAGE[-VARIANT].json``, written last. It names
 each output file with its size and SHA-256. A stage downloads exactly the files that the manifests of the
 stages before it name, and checks them; a retry that finds its own manifest, made from the same
-params and inputs, does nothing.
+params, code and inputs, does nothing.
 
 A stage that is killed may leave outputs that no manifest names, which nobody reads; the next try replaces
 or deletes them. Of two tries of one request at once, the first to end keeps its outputs; the other, unless it
