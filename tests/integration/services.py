@@ -42,6 +42,7 @@ APART: dict[str, list[str]] = {
     ],
     "ray-worker": [
         "--node-ip-address=127.0.0.1",
+        "--temp-dir=/tmp/ray",  # the head's path, but of this container
         "--dashboard-agent-listen-port=PORT",
         "--dashboard-agent-grpc-port=PORT",
     ],
@@ -183,7 +184,7 @@ class Services:
             words = service.get(key, [])
             found += shlex.split(words) if isinstance(words, str) else words
         flags = [flag.replace("PORT", str(self._new_port(name + flag))) for flag in APART.get(name, ())]
-        return [*(self.here(word, name) for word in found), *flags]
+        return [self.here(word, name) for word in (*found, *flags)]
 
     def start(self, *names: str) -> None:
         """Start services, all of the file without names, each after what it depends on."""

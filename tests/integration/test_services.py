@@ -54,7 +54,7 @@ def services(repo: Path, params: Path, tmp_path_factory: pytest.TempPathFactory)
     found = Services(
         repo=repo,
         env_folder=passwords,
-        folder=Path(f"/tmp/yolo-mlops-{os.getpid()}"),
+        folder=Path(f"/tmp/ym-{os.getpid()}"),
         extra={"YOLO_MLOPS_PARAMS": str(params)},
     )
     try:
