@@ -26,7 +26,8 @@ START_SECONDS = 60.0
 class S3Server:
     """A server whose data is in ``folder``; ``ports`` has those of `PORTS`, all on loopback.
 
-    ``key`` may do everything, `READER_KEY` only read and list. What was written outlives `kill`.
+    ``key`` may do everything, `READER_KEY` only read and list. ``flags`` are given to the program beside its
+    usual ones. What was written outlives `kill`.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class S3Server:
     ports: dict[str, int] = field(
         default_factory=lambda: dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     )
+    flags: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     used: bool = False
 
@@ -118,7 +120,7 @@ class S3Server:
         for name, port in self.ports.items():
             part, _, kind = name.partition(".")
             flags.append(f"-{part}.port{'.' + kind if kind else ''}={port}")
-        return flags
+        return [*flags, *self.flags]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.s3_server import BUCKET, READER_KEY, READER_SECRET, S3Server
+from tests.s3_server import BUCKET, READER_KEY, READER_SECRET, S3Server, free_ports
+from tests.s3_server import s3_server as run_server
 
 Set = Callable[[str, str], None]
 
@@ -91,6 +93,35 @@ def test_a_profile_serves_as_well(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     done = launch("dataset", "--workspace", f"s3://{BUCKET}/{prefix}")
     assert done.code == 0, done.err
+
+
+def test_a_store_with_a_certificate_of_its_own(
+    s3: S3Server, prefix: str, launch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate, key, port = tmp_path / "cert.pem", tmp_path / "key.pem", free_ports(1)[0]
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+    flags = (f"-s3.port.https={port}", f"-s3.cert.file={certificate}", f"-s3.key.file={key}")
+    with run_server(tmp_path / "server", flags=flags):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{port}")
+        refused = launch("dataset", "--workspace", f"s3://{BUCKET}/{prefix}")
+        assert refused.code == 2
+        assert "certificate verify failed" in refused.complaint
+        assert "set AWS_CA_BUNDLE to the store's certificates" in refused.complaint
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        assert launch("dataset", "--workspace", f"s3://{BUCKET}/{prefix}").code == 0
 
 
 class TestInputs:
