@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,7 +118,11 @@ def _daemon() -> Iterator[Engine]:
     """Run dockerd without a bridge: containers use the host's network. Its sockets need a short path."""
     pid_file = HOME / "dockerd.pid"
     _stop_left_behind(pid_file)
-    with tempfile.TemporaryDirectory(prefix="engine-") as place, (HOME / "dockerd.log").open("wb") as log:
+    # The same folder for all of this repository, so that what a killed process left in it is found.
+    place = Path(tempfile.gettempdir(), f"engine-{hashlib.sha256(bytes(HOME)).hexdigest()[:8]}")
+    _remove(place)
+    place.mkdir(mode=0o700)
+    with (HOME / "dockerd.log").open("wb") as log:
         socket = f"unix://{place}/docker.sock"
         command = ["/usr/sbin/dockerd", "--data-root", str(HOME / "docker"), "--exec-root", f"{place}/exec"]
         command += ["--pidfile", str(pid_file), "--host", socket, "--storage-driver", "overlay2"]
@@ -130,14 +135,16 @@ def _daemon() -> Iterator[Engine]:
             yield running
         finally:
             _stop(process)
-            _unmount_below(place)
+            _remove(place)
 
 
-def _unmount_below(place: str) -> None:
-    """Unmount what dockerd leaves mounted in its exec root: the namespace of the host's network."""
+def _remove(place: Path) -> None:
+    """Remove the folder; dockerd leaves the namespace of the host's network mounted in its exec root."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         if (mounted := line.split()[1]).startswith(f"{place}/"):
             subprocess.run(["umount", mounted], check=True, timeout=30)
+    if place.exists():
+        shutil.rmtree(place)
 
 
 def _wait_until_ready(running: Engine, process: subprocess.Popen[bytes]) -> None:
