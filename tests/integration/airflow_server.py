@@ -132,6 +132,20 @@ class Airflow:
         answer = self.session.post(f"{self.url}/api/v2/dags/{dag}/clearTaskInstances", json=body, timeout=60)
         assert answer.status_code == 200, answer.text
 
+    def answer(self, question: Mapping[str, Any], choice: str, scheduler_log: Path, user: str) -> None:
+        """Answer a task of promote that waits for a person; ``question`` is its task instance.
+
+        An answer before the process that asks has ended is lost, or taken for a fault.
+        """
+        dag, run, task = (question[key] for key in ("dag_id", "dag_run_id", "task_id"))
+        number = question["map_index"]
+        ended = f"TaskInstance Finished: dag_id={dag}, task_id={task}, run_id={run}, map_index={number},"
+        self.until(lambda: ended in scheduler_log.read_text(), "the process that asks to end", run, dag)
+        place = f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/{number}/hitlDetails"
+        body = {"chosen_options": [choice], "params_input": {"reason": f"{choice} it"}}
+        said = self.as_user(user).patch(f"{self.url}/api/v2/{place}", json=body, timeout=60)
+        assert said.status_code == 200, said.text
+
     def command_pid(self, run_id: str, task: str) -> int | None:
         """Return the process id of the command that a task of retrain started last, if it runs."""
         file = self.runs / run_id / ".tasks" / f"retrain.{task}" / "request.json"

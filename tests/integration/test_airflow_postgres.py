@@ -26,7 +26,6 @@ from tests.integration.postgres import Database, postgres
 pytestmark = pytest.mark.timeout(1800)  # a test waits for two whole runs; machines may be loaded
 MODEL = "detector-yolov5n"
 RUNS = ("one", "two")
-READING_SECONDS = 5.0
 # Long enough to be killed in between.
 CONF = {**TINY, "epochs": 12}
 
@@ -237,16 +236,8 @@ def questions(airflow: Airflow) -> list[dict[str, Any]]:
     return [one["task_instance"] for one in found]
 
 
-def answer(airflow: Airflow, question: dict[str, Any], choice: str, user: str) -> None:
-    """Answer like a person who reads first: an answer within seconds Airflow takes for a fault."""
-    time.sleep(READING_SECONDS)
-    place = f"dagRuns/{question['dag_run_id']}/taskInstances/{question['task_id']}/{question['map_index']}"
-    said = airflow.as_user(user).patch(
-        f"{airflow.url}/api/v2/dags/promote/{place}/hitlDetails",
-        json={"chosen_options": [choice], "params_input": {"reason": f"{choice} it"}},
-        timeout=60,
-    )
-    assert said.status_code == 200, said.text
+def answer(airflow: Airflow, question: dict[str, Any], choice: str) -> None:
+    airflow.answer(question, choice, airflow.home / "logs/services/scheduler.log", "alice")
 
 
 def test_a_rejection_leaves_the_champion_untouched(airflow: Airflow, store: Store) -> None:
@@ -254,7 +245,7 @@ def test_a_rejection_leaves_the_champion_untouched(airflow: Airflow, store: Stor
     airflow.until(lambda: questions(airflow), "a question after retrain")
     while not all(run["state"] == "failed" for run in airflow.get(runs)["dag_runs"]):
         for question in questions(airflow):
-            answer(airflow, question, "Reject", "alice")
+            answer(airflow, question, "Reject")
         time.sleep(1)
     assert "champion" not in aliases(store)
 
@@ -271,7 +262,7 @@ def test_an_approval_makes_the_champion_and_is_recorded(airflow: Airflow, store:
     )
     assert viewers.status_code == 403
     assert "champion" not in aliases(store)
-    answer(airflow, questions(airflow)[0], "Approve", "alice")
+    answer(airflow, questions(airflow)[0], "Approve")
     assert airflow.wait("ship", "promote") == "success", airflow.tasks("ship", "promote")
     assert aliases(store)["champion"] == version
     words = [sys.executable, "-m", "components", "history", "--model", MODEL, "--json"]
