@@ -17,6 +17,7 @@ import pytest
 
 from pipelines import IMAGE
 from tests.containers.engine import Engine
+from tests.integration.mlflow_server import free_port
 
 USER = 12345
 TARGETS = ("data", "train-cpu")
@@ -142,10 +143,11 @@ def test_too_little_shared_memory_is_told_before_training(
     """Ray keeps objects there; on a cluster the training asks each node first."""
     assert done["validate"].returncode == 0
     asked = " ".join(command("train", ["--variant", "yolov5n", "--set", f"'{TRAINING}'"]))
+    port = free_port()
     script = (
-        "ray start --head --port 6399 --num-cpus 2 --include-dashboard false --disable-usage-stats "
+        f"ray start --head --port {port} --num-cpus 2 --include-dashboard false --disable-usage-stats "
         f"--object-store-memory 80000000 >/tmp/ray.log 2>&1 || {{ cat /tmp/ray.log; exit 99; }}; "
-        f"{asked} --set train.ray_address=127.0.0.1:6399 --set train.storage=/work/runs/shared"
+        f"{asked} --set train.ray_address=127.0.0.1:{port} --set train.storage=/work/runs/shared"
     )
     ended = docker.run(
         images["train-cpu"], "bash", "-c", script, options=confined(workspace, shm="32m"), env=TRACKING
