@@ -6,7 +6,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check ui airflow render bench clean lock format python
+.PHONY: demo test check ui airflow render bench images sbom clean lock format python
 
 demo: .venv/.ready ## the whole pipeline on the built-in dataset, to a registered model
 	dvc repro
@@ -39,6 +39,15 @@ bench: .venv/.ready ## speed, measured side by side
 	for name in training_step inference evaluation coco_metric data_loading checkpoint_stall study gates export gpu; do \
 	  .venv/bin/python benchmarks/$$name.py || exit 1; done
 
+images: ## every image but train-gpu
+	for target in data train-cpu export mlflow airflow; do \
+	  DOCKER_BUILDKIT=1 docker build -f infra/docker/Dockerfile --target $$target \
+	    --build-arg GIT_COMMIT=$$(git rev-parse HEAD) -t $$($(PYTHON) -c 'import pipelines; print(pipelines.IMAGE)')-$$target . || exit 1; \
+	done
+
+sbom: ## what each environment holds, as CycloneDX, in dist/
+	scripts/sbom.sh dist
+
 format: .venv/.ready
 	ruff check --fix . && ruff format .
 
@@ -46,7 +55,7 @@ lock: ## resolve the extras anew and write requirements/*.txt
 	scripts/lock.sh
 
 clean: ## everything that the pipeline wrote; environments stay
-	rm -rf data models reports exports registry runs mlflow.db mlartifacts airflow
+	rm -rf data models reports exports registry runs mlflow.db mlartifacts airflow dist .engine
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, \
