@@ -190,9 +190,12 @@ class Bucket:
                 sending.upload(str(root / name), self.name, self._key(name), subscribers=told)
                 for name in names
             ]
-            for one in sent:
-                one.result()
-            return {name: record.result() for name, record in zip(names, records, strict=True)}
+            try:
+                for one in sent:
+                    one.result()
+                return {name: record.result() for name, record in zip(names, records, strict=True)}
+            finally:
+                hashing.shutdown(wait=False, cancel_futures=True)  # after an error nobody wants the digests
 
     def abort_uploads(self, path: str) -> None:
         """Drop what killed processes had sent of files at or below ``path``; S3 keeps it, unseen."""
@@ -214,7 +217,7 @@ class Bucket:
 
     def _bring(self, one: _Arrival, number: int, tell: Callable[[int], object]) -> None:
         """Bring a part of a file; the last one to come has the file's digest checked."""
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import ClientError, FlexibleChecksumError
 
         if not one.sound:
             return
@@ -235,6 +238,8 @@ class Bucket:
             except ClientError as error:
                 if error_code(error) not in (*ABSENT, "416", "InvalidRange"):
                     raise
+                size = -1
+            except FlexibleChecksumError:
                 size = -1
         if size != one.record.size:
             one.sound = False

@@ -7,7 +7,7 @@ params, code and inputs, does nothing.
 
 A stage that is killed may leave outputs that no manifest names, which nobody reads; the next try replaces
 or deletes them. Of two tries of one request at once, the first to end keeps its outputs; the other, unless it
-uploads already, drops its own and reports the first's result. Two that ask for different things may mix their
+uploads already, drops its own and reports the first's result. Two that upload at the same time may mix their
 files; then these differ from the manifest, and who reads them refuses them.
 """
 
@@ -84,7 +84,7 @@ def run_remote(uri: str, request: StageRequest) -> dict[str, Any]:
         DataError: an input differs from its manifest.
     """
     bucket = open_bucket(uri)
-    inputs = _find_inputs(bucket, request)
+    inputs, makers = _find_inputs(bucket, request)
     with _room(), scratch_folder("stage-", Path(tempfile.gettempdir())) as scratch:
         (scratch / "workspace").mkdir()
         place = RemoteWorkspace(
@@ -97,7 +97,7 @@ def run_remote(uri: str, request: StageRequest) -> dict[str, Any]:
         done = place.done()
         if done is None:
             _check_writable(place)
-            _bring(place, inputs)
+            _bring(place, inputs, makers)
             result = request.run_in(place)
             if place.published:
                 _write_manifest(place, request, inputs, result)
@@ -132,10 +132,11 @@ def _check_writable(place: RemoteWorkspace) -> None:
     """See that what is to be uploaded after hours of work may be uploaded."""
     probe = f"{place.manifest}.probe"
     place.bucket.write_json(probe, {})
+    place.bucket.abort_uploads(probe)  # there are none, but whoever may not list them could not end
     place.bucket.delete([probe])
 
 
-def _bring(place: RemoteWorkspace, inputs: Mapping[str, FileRecord]) -> None:
+def _bring(place: RemoteWorkspace, inputs: Mapping[str, FileRecord], makers: Mapping[str, str]) -> None:
     needed, free = sum(record.size for record in inputs.values()), shutil.disk_usage(place.root).free
     if needed > free:
         raise UnreachableError(
@@ -146,7 +147,8 @@ def _bring(place: RemoteWorkspace, inputs: Mapping[str, FileRecord]) -> None:
         broken = place.bucket.download(place.root, inputs)
     if broken:
         raise DataError(
-            f"{place.uri}/{broken[0]} differs from its manifest; run the stage that makes it again"
+            f"{place.uri}/{broken[0]} differs from its manifest; "
+            f"delete {makers[broken[0]]} there and run that stage again"
         )
 
 
@@ -182,31 +184,35 @@ def _room() -> Iterator[None]:
         ) from None
 
 
-def _find_inputs(bucket: Bucket, request: StageRequest) -> dict[str, FileRecord]:
-    """Return the files that the stage reads, from the manifests of the stages that made them."""
+def _find_inputs(bucket: Bucket, request: StageRequest) -> tuple[dict[str, FileRecord], dict[str, str]]:
+    """Return the files that the stage reads, and the manifest that each is named by."""
     from components.runner import missing_input
 
     found: dict[str, FileRecord] = {}
+    makers: dict[str, str] = {}
     for template, path in zip(request.stage.inputs, request.inputs, strict=True):
-        files = {
-            name: record
-            for manifest in _maker_manifests(bucket, request, template)
-            for name, record in manifest.items()
-            if name == path or name.startswith(f"{path}/")
-        }
-        if not files:
+        there = False
+        for manifest, files in _maker_manifests(bucket, request, template).items():
+            read = {name: one for name, one in files.items() if name == path or name.startswith(f"{path}/")}
+            found.update(read)
+            makers.update(dict.fromkeys(read, manifest))
+            there = there or bool(read)
+        if not there:
             raise UsageError(missing_input(request, template, path, bucket.uri))
-        found.update(files)
-    return found
+    return found, makers
 
 
-def _maker_manifests(bucket: Bucket, request: StageRequest, template: str) -> list[dict[str, FileRecord]]:
-    manifests = []
+def _maker_manifests(
+    bucket: Bucket, request: StageRequest, template: str
+) -> dict[str, dict[str, FileRecord]]:
+    """Return what the manifests of the stages that make an input name, by the manifests' names."""
+    manifests = {}
     for maker in upstream(replace(request.stage, inputs=(template,)), STAGES):
         for variant in _variants_read(maker, request, template):
-            manifest = bucket.read_json(_manifest_name(maker, variant))
+            name = _manifest_name(maker, variant)
+            manifest = bucket.read_json(name)
             if manifest is not None:
-                manifests.append(_records(manifest, bucket, maker))
+                manifests[name] = _records(manifest, f"{bucket.uri}/{name}")
     return manifests
 
 
@@ -222,16 +228,16 @@ def _variants_read(maker: Stage, request: StageRequest, template: str) -> list[s
     return [str(variant) for variant in listed]
 
 
-def _records(manifest: Mapping[str, Any], bucket: Bucket, maker: Stage) -> dict[str, FileRecord]:
+def _records(manifest: Mapping[str, Any], uri: str) -> dict[str, FileRecord]:
     if manifest.get("format") != _FORMAT:
-        raise YoloError(f"{bucket.uri}: manifest of {maker.name} has another format; run that stage again")
+        raise YoloError(f"{uri} has another format; run that stage again")
     try:
         return {
             path: FileRecord(size=int(record["size"]), sha256=str(record["sha256"]))
             for path, record in manifest["outputs"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise DataError(f"{bucket.uri}: manifest of {maker.name} is damaged; run that stage again") from None
+        raise DataError(f"{uri} is damaged; delete it and run that stage again") from None
 
 
 def _manifest_name(stage: Stage, variant: str | None) -> str:

@@ -29,6 +29,7 @@ _REFUSED = (
     "InvalidToken",
     "ExpiredToken",
 )
+_CHANGED_TEXT = "{} changed while it was read; run again"
 _CHANGED = ("412", "PreconditionFailed", "416", "InvalidRange")
 # What the next try may be spared, beside the status codes 429 and 5xx.
 _PASSING = ("SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "BadDigest", "IncompleteBody")
@@ -100,7 +101,10 @@ def new_client(uri: str) -> Any:
     )
     session = boto3.session.Session()
     region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
-    client = session.client("s3", region_name=region, config=config)
+    try:
+        client = session.client("s3", region_name=region, config=config)
+    except ValueError as error:  # a malformed endpoint
+        raise UsageError(f"{uri}: {error}") from error
     client.meta.events.register_last("needs-retry.s3", Patience(uri))
     return client
 
@@ -110,6 +114,7 @@ def s3_errors(uri: str) -> Iterator[None]:
     """Turn botocore's errors into this project's, in one line."""
     from boto3.exceptions import RetriesExceededError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from s3transfer.exceptions import S3DownloadFailedError
 
     try:
         yield
@@ -119,12 +124,12 @@ def s3_errors(uri: str) -> Iterator[None]:
         ) from None
     except ClientError as error:
         raise _answer_error(uri, error_code(error)) from error
+    except S3DownloadFailedError as error:
+        raise DataError(_CHANGED_TEXT.format(uri)) from error
     except RetriesExceededError as error:
         raise UnreachableError(f"{uri}: the transfer broke again and again; run again") from error
     except BotoCoreError as error:
         raise _transport_error(uri, error) from error
-    except ValueError as error:  # boto3 on a malformed endpoint
-        raise UsageError(f"{uri}: {error}") from error
 
 
 def error_code(error: Any) -> str:
@@ -138,16 +143,25 @@ def _answer_error(uri: str, code: str) -> Exception:
     if code in ("NoSuchBucket", *ABSENT):
         return UsageError(f"{uri}: no such bucket or object; make the bucket first")
     if code in _CHANGED:
-        return DataError(f"{uri} changed while it was read; run again")
+        return DataError(_CHANGED_TEXT.format(uri))
+    if code == "NoSuchUpload":
+        return UnreachableError(f"{uri}: another run of this stage is uploading there; run again")
     return UnreachableError(f"{uri}: S3 answers {code}")
 
 
 def _transport_error(uri: str, error: Any) -> Exception:
-    from botocore.exceptions import FlexibleChecksumError, SSLError
+    from botocore.exceptions import (
+        CredentialRetrievalError,
+        FlexibleChecksumError,
+        MetadataRetrievalError,
+        SSLError,
+        TokenRetrievalError,
+    )
 
     if isinstance(error, SSLError):
         return UsageError(f"{uri}: {_line(error)}; set AWS_CA_BUNDLE to the store's certificates")
-    if isinstance(error, FlexibleChecksumError):
+    passing = (CredentialRetrievalError, FlexibleChecksumError, MetadataRetrievalError, TokenRetrievalError)
+    if isinstance(error, passing):
         return UnreachableError(f"{uri}: {_line(error)}; run again")
     if _is_silence(error):
         endpoint = (

@@ -65,14 +65,21 @@ def backup(folder: Path, databases: Iterable[str], uri: str) -> str:
 
 
 def copy_objects(bucket: Bucket, folder: Path) -> None:
-    """Copy a bucket to a folder; what is removed meanwhile, as stages do with scratch files, is left out."""
+    """Copy a bucket to a folder, though stages go on.
 
-    def fetch(key: str) -> None:
+    What is removed meanwhile, as they do with scratch files, is left out; what is replaced is fetched anew.
+    """
+
+    def fetch(key: str, tries: int = 3) -> None:
         try:
             bucket.fetch(key, folder / key)
         except UsageError:
             if bucket.objects(key):
                 raise
+        except DataError:
+            if tries == 1:
+                raise
+            fetch(key, tries - 1)
 
     keys = list(bucket.objects())
     check_names(bucket.uri, keys)
@@ -101,7 +108,9 @@ def restore(folder: Path, uri: str) -> str:
         raise DataError(f"{folder}: {len(wrong)} files are missing or damaged, such as {wrong[0]}")
     bucket = open_bucket(uri)
     if bucket.objects():
-        raise UsageError(f"{bucket.uri} is not empty; restore into a new one")
+        raise UsageError(
+            f"{bucket.uri} is not empty; restore into a new one, or empty it and make the databases anew"
+        )
     owners = {name: owner_of_empty(name) for name in databases}
     start = f"{OBJECTS}/"
     objects = {name.removeprefix(start): one for name, one in files.items() if name.startswith(start)}

@@ -1,4 +1,4 @@
-"""Generate the passwords of infra/compose: .env and secrets/, once, readable by this user alone.
+"""Generate infra/compose/.env and secrets/ once, closed to others: passwords, the group of Docker's socket.
 
 Services run as other users than this one, so files of secrets get the permissions that Docker's mounts need.
 """
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+DOCKER_SOCKET = Path("/var/run/docker.sock")
 FOLDER = Path(__file__).resolve().parents[1] / "infra" / "compose"
 NAMES = (
     "POSTGRES_PASSWORD",
@@ -37,6 +38,8 @@ def generate(folder: Path, commit: str) -> bool:
     values = {name: secrets.token_hex(24) for name in NAMES}
     values["AIRFLOW_FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     values["GIT_COMMIT"] = commit
+    if DOCKER_SOCKET.exists():
+        values["DOCKER_GROUP"] = str(DOCKER_SOCKET.stat().st_gid)
     files = folder / "secrets"
     files.mkdir(mode=0o700, exist_ok=True)
     for name, text in secret_files(values).items():

@@ -56,7 +56,7 @@ class S3Server:
             aws_access_key_id=self.key,
             aws_secret_access_key=self.secret,
             region_name="us-east-1",
-            config=Config(retries={"max_attempts": 1}, connect_timeout=2),
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=20),
         )
 
     def start(self) -> None:

@@ -70,15 +70,17 @@ def locked_down(client: APIClient, cpus: float) -> APIClient:
     remove_at_once = client.remove_container
 
     def remove(container: str, **_: Any) -> None:
-        client.stop(container)
-        remove_at_once(container, v=True, force=True)
+        try:
+            client.stop(container)
+        finally:
+            remove_at_once(container, v=True, force=True)
 
     client.remove_container = remove
     return client
 
 
 class DockerStageOperator(DockerOperator):  # type: ignore[misc]
-    """Runs one stage in its image, as an unprivileged user who can write to the workspace and /tmp only.
+    """Runs one stage in its image, as a user without capabilities who writes to the workspace and /tmp only.
 
     That user is the image's; for a workspace that is a folder, the one of this process. The environment is
     given to Docker's API by value, never in the command and in no template field. A container that an

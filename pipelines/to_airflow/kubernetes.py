@@ -67,7 +67,7 @@ def _volumes(
 class PodStageOperator(KubernetesPodOperator):  # type: ignore[misc]
     """Runs one stage in its image as an unprivileged user; the workspace is on S3.
 
-    Addresses and credentials come from the secret that the settings name: Airflow never sees them. A try that
+    Addresses and credentials come from the secret that the settings name, not from Airflow. A try that
     finds the pod of an earlier one follows it.
     """
 

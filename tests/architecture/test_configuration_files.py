@@ -75,7 +75,7 @@ def test_every_image_is_a_target_of_the_dockerfile(repo: Path, project: dict[str
     text = (repo / "infra/docker/Dockerfile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^FROM \S+ AS (\S+)$", text, flags=re.MULTILINE))
     assert {stage.image for stage in STAGES} <= targets
-    images = [part for part in text.split("\nFROM ") if "\nLABEL " in part]
+    images = [part for part in text.split("\nFROM ") if "image.title=" in part]
     assert len(images) > len({stage.image for stage in STAGES})
     assert all("\nUSER 10001\n" in image for image in images), "every image runs as a user"
     assert pipelines.IMAGE.endswith(f":{project['version']}")

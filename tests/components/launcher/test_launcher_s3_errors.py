@@ -149,16 +149,16 @@ class TestInputs:
     def test_an_object_that_was_changed(self, validate: Any, stages: Any, body: bytes) -> None:
         done = validate(**{"data/dataset/images/1.jpg": body})
         assert done.code == 1
-        assert "images/1.jpg differs from its manifest; run the stage that makes it" in done.complaint
+        assert "images/1.jpg differs from its manifest; delete _manifests/dataset.json" in done.complaint
         assert stages.calls == ["dataset"]
 
     def test_manifests_that_are_of_no_use(self, validate: Any) -> None:
         done = validate(lambda manifest: manifest.update(format=99))
         assert done.code == 1
-        assert "manifest of dataset has another format; run that stage again" in done.complaint
+        assert "_manifests/dataset.json has another format; run that stage again" in done.complaint
         done = validate(lambda manifest: manifest.update(format=1, outputs={"data/dataset/x": {"size": "y"}}))
         assert done.code == 1
-        assert "manifest of dataset is damaged; run that stage again" in done.complaint
+        assert "_manifests/dataset.json is damaged; delete it and run that stage again" in done.complaint
         done = validate(**{"_manifests/dataset.json": b"{half"})
         assert done.code == 1
         assert "_manifests/dataset.json is damaged" in done.complaint
