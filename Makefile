@@ -36,7 +36,7 @@ airflow: .venv/.ready .venv-airflow/.ready ## Airflow on http://127.0.0.1:8080
 	.venv-airflow/bin/python scripts/airflow.py
 
 bench: .venv/.ready ## speed, measured side by side
-	for name in training_step inference evaluation coco_metric data_loading checkpoint_stall study gates export gpu; do \
+	for name in training_step inference evaluation coco_metric data_loading checkpoint_stall study gates export s3_workspace gpu; do \
 	  .venv/bin/python benchmarks/$$name.py || exit 1; done
 
 images: ## every image but train-gpu
