@@ -20,12 +20,12 @@ from components.dataset.config import DatasetConfig
 from components.dataset.sources.archive import SUFFIXES
 from components.dataset.sources.origin import open_place
 from components.dataset.sources.source import Source
+from components.s3_client import THREADS
 from yolo_core.errors import DataError, UsageError
 
 _LOGGER = logging.getLogger(__name__)
 
 _SCHEME = "s3://"
-_THREADS = 16
 
 Objects = dict[str, RemoteObject]
 
@@ -73,7 +73,7 @@ def mirror(bucket: Bucket, folder: Path, only: str = "") -> Path:
         (files / name).parent.mkdir(parents=True, exist_ok=True)
         (parts / name).rename(files / name)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         futures = [pool.submit(fetch, name) for name in wanted]
         try:
             for future in futures:

@@ -14,19 +14,9 @@ import pytest
 
 from components.bucket import Bucket
 from components.scratch import scratch_folder
+from tests.children import in_child
 
 MANIFEST = "_manifests/dataset.json"
-
-
-def in_child(run: Callable[[], object]) -> int:
-    """Do something in a process of its own and return how that ended, as `os.waitstatus_to_exitcode` says."""
-    child = os.fork()
-    if child == 0:
-        try:
-            run()
-        finally:
-            os._exit(9)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def die(*_: Any, **__: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import in_child
 from yolo_core.data.coco import DetectionDataset, SourceImage, class_table, open_dataset, write_dataset
 from yolo_core.errors import UnreachableError, UsageError
 
@@ -21,17 +22,6 @@ Paint = Callable[..., SourceImage]
 
 def write(target: Path, images: list[SourceImage], shard_bytes: int | None = None) -> DetectionDataset:
     return write_dataset(target, {"train": images}, CLASSES, name="t", source="t", shard_bytes=shard_bytes)
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run in a forked process and return its wait status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
 
 
 def kill_at(event_number: int, work: Callable[[], object]) -> Callable[[], object]:
@@ -63,7 +53,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_version(
     write(target, old_images, shard_bytes)
     outcomes = []
     for number in range(1, 200):
-        status = in_child(kill_at(number, lambda: write(target, new_images, shard_bytes)))
+        code = in_child(kill_at(number, lambda: write(target, new_images, shard_bytes)))
         if target.exists():
             outcomes.append(digests.index(open_dataset(target).digest))
         else:  # between the two steps of the swap
@@ -71,7 +61,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_version(
         again = write(target, old_images, shard_bytes)
         assert again.digest == digests[0] and len(again.samples("train")) == 3
         assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "x"]
-        if os.WIFEXITED(status):
+        if code == 0:
             break
     assert outcomes[0] == 0 and outcomes[-1] == 1
     assert outcomes.count(-1) == 1 and len(outcomes) > 10
@@ -119,7 +109,7 @@ def test_a_file_that_may_not_grow_leaves_the_old_version(
         except UnreachableError as error:
             os._exit(7 if "make room and run again" in str(error) else 8)
 
-    assert os.WEXITSTATUS(in_child(limited)) == 7
+    assert in_child(limited) == 7
     assert open_dataset(tmp_path / "d").digest == before
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
